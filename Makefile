@@ -1,0 +1,54 @@
+# The commands of this repository. Each does its own set-up first; `make setup` does only that.
+SHELL := /bin/bash
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP
+export PYTHONNOUSERSITE := 1
+python := .venv/bin/python
+
+.PHONY: help setup demo test test-all coverage check format bench proto clean
+
+help:
+	@echo 'make demo      a six-node cluster on this machine, shown working (3 minutes)'
+	@echo 'make test      the tests, the long ones sampled (10 minutes)'
+	@echo 'make test-all  all rounds of all tests (an hour or more)'
+	@echo 'make check     ruff, mypy --strict, import-linter, stale stubs'
+	@echo 'make format    let ruff format and mend what it can'
+	@echo 'make bench     figures, beside GlusterFS: bench-results/*.json (root)'
+	@echo 'make proto     generate the stubs in wormfs/rpc/v1 from proto/'
+	@echo 'make setup     Debian packages, .venv, locked dependencies'
+	@echo 'make clean     remove what the commands above made, .venv too'
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@$(python) scripts/demo.py $(DEMO)
+
+test: setup
+	@$(python) scripts/run_tests.py --limit 1500 -- $(PYTEST)
+
+test-all: setup
+	@WORMFS_ROUNDS=all $(python) scripts/run_tests.py --limit 21600 -- $(PYTEST)
+
+coverage: setup
+	@$(python) scripts/run_tests.py --limit 1500 -- tests/unit --cov=wormfs.core --cov=wormfs.codec --cov-fail-under=95 $(PYTEST)
+
+check: setup
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+	@scripts/make_stubs.sh --check
+
+format: setup
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+bench: setup
+	@$(python) -m benches.run $(BENCH)
+
+proto: setup
+	@scripts/make_stubs.sh
+
+clean:
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* build bench-results *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""Run pytest bounded in time, and leave nothing behind, however it ends.
+
+usage: run_tests.py [--limit SECONDS] [-- PYTEST ARGUMENTS]
+tests/conftest.py sweeps and fails the run itself; this is for a pytest that hung or was killed.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.leftovers import TOKEN_VARIABLE, Leftovers, namespaces, run_folder  # noqa: E402
+
+
+def main() -> int:
+    """Pytest's exit code, 1 when anything was left behind, 124 past the limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=float, default=1500, metavar="SECONDS")
+    parser.add_argument("pytest", nargs="*")
+    arguments = parser.parse_args()
+    token = uuid.uuid4().hex
+    folder = run_folder(token)
+    leftovers = Leftovers(token, (folder,), namespaces())
+    environment = os.environ | {TOKEN_VARIABLE: token}
+    child = subprocess.Popen([sys.executable, "-m", "pytest", *arguments.pytest], cwd=ROOT, env=environment)
+    code = _wait(child, arguments.limit)
+    leftovers.sweep()
+    shutil.rmtree(folder, ignore_errors=True)
+    for line in leftovers.found:
+        print(f"left behind: {line}", file=sys.stderr)
+    return code or (1 if leftovers.found else 0)
+
+
+def _wait(child: "subprocess.Popen[bytes]", limit_s: float) -> int:
+    """Its exit code; past the limit it is interrupted (so that it prints where it stood), then killed."""
+    try:
+        return _shell_code(child.wait(limit_s))
+    except subprocess.TimeoutExpired:
+        print(f"the tests still run after {limit_s:.0f} s: stopping them", file=sys.stderr)
+    except KeyboardInterrupt:
+        limit_s = 0
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(60)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    return 124 if limit_s else 130
+
+
+def _shell_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

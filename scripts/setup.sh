@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Set the working copy up on Debian 12: packages, .venv, locked dependencies, editable install.
+# Safe to run again at any time, and quick when there is nothing to do. Needs root or sudo only
+# when a Debian package is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Nothing of the caller's Python may leak into ours.
+unset VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_REQUIRE_VIRTUALENV PIP_TARGET PIP_PREFIX PIP_USER
+export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+packages=(build-essential fuse3 git iproute2 libfuse3-dev make pkg-config procps rsync
+          python3 python3-dev python3-venv util-linux)
+stamp=.venv/wormfs-setup
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+missing=()
+if command -v dpkg-query >/dev/null; then
+  for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+  done
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  sudo=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || fail "these Debian packages are missing: ${missing[*]}; run as root, or install sudo"
+    sudo=(sudo)
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  log=$(mktemp)
+  if ! { "${sudo[@]}" apt-get update -q &&
+         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } \
+       >"$log" 2>&1 </dev/null; then
+    cat "$log" >&2
+    rm -f "$log"
+    fail "apt-get failed (its output is above)"
+  fi
+  rm -f "$log"
+fi
+
+new_enough() { "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; }
+python=/usr/bin/python3
+[ -x $python ] && new_enough $python || python=$(command -v python3 || true)
+[ -n "$python" ] && new_enough "$python" || fail "Python 3.11 or newer is needed, and python3 is not"
+
+# The stamp names all that the environment was made from, the folder too: a venv cannot be moved.
+wanted=$( { pwd -P; "$python" -c 'import sys; print(sys.version)'; cat requirements.lock pyproject.toml "$0"; } | sha256sum)
+if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c 'import wormfs' 2>/dev/null; then
+  exit 0
+fi
+# A venv of another Python or folder is of no use; one of ours is brought up to date instead.
+if [ -d .venv ] && ! { [ "$(head -1 .venv/bin/pip 2>/dev/null)" = "#!$(pwd -P)/.venv/bin/python3" ] ||
+                       [ "$(head -1 .venv/bin/pip 2>/dev/null)" = "#!$(pwd -P)/.venv/bin/python" ]; }; then
+  rm -rf .venv
+fi
+if ! { [ -x .venv/bin/python ] && new_enough .venv/bin/python; }; then
+  rm -rf .venv
+  say "making the virtual environment .venv with $python"
+  "$python" -m venv .venv
+fi
+say "installing the locked dependencies"
+.venv/bin/python -m pip install -q -r requirements.lock
+.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+printf '%s\n' "$wanted" >$stamp
+say "done"

@@ -1,0 +1,83 @@
+"""What a test run left behind: processes, mounts, network namespaces.
+
+Each run has a token in its environment; all it starts inherits it, however detached, together with
+PYTEST_CURRENT_TEST, which names the test at fault.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOKEN_VARIABLE = "WORMFS_TEST_RUN"
+_NAMESPACES = Path("/run/netns")
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """What is there now that must not be; `found` has one line each."""
+
+    token: str
+    folders: tuple[Path, ...]
+    namespaces_before: frozenset[str]
+    found: list[str] = field(default_factory=list)
+
+    def sweep(self) -> None:
+        """Kill and unmount everything of this run, and note it in `found`."""
+        processes = list(_processes_with(self.token))
+        for pid, what in processes:
+            self.found.append(f"process {pid}: {what}")
+            _kill(pid)
+        for mount in mounts_under(self.folders):
+            self.found.append(f"mount {mount}")
+            subprocess.run(["umount", "--lazy", str(mount)], check=False, capture_output=True, timeout=20)
+        for name in sorted(namespaces() - self.namespaces_before):
+            self.found.append(f"network namespace {name}")
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=20)
+
+
+def run_folder(token: str) -> Path:
+    """Where the run keeps its temporary files: short, because unix socket paths are (108 bytes)."""
+    return Path(tempfile.gettempdir(), f"wt-{token[:8]}")
+
+
+def namespaces() -> frozenset[str]:
+    """The named network namespaces of this machine."""
+    return frozenset(os.listdir(_NAMESPACES)) if _NAMESPACES.is_dir() else frozenset()
+
+
+def mounts_under(folders: tuple[Path, ...]) -> list[Path]:
+    """Mount points within the folders, innermost first. Asks the kernel's table, never the mounts."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        point = Path(line.split(" ")[4].encode().decode("unicode_escape"))
+        if any(point.is_relative_to(folder) for folder in folders):
+            points.append(point)
+    return sorted(points, key=lambda point: len(point.parts), reverse=True)
+
+
+def _processes_with(token: str) -> Iterator[tuple[int, str]]:
+    wanted = f"{TOKEN_VARIABLE}={token}".encode()
+    own = {os.getpid(), os.getppid()}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in own:
+            continue
+        try:
+            variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
+            command = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError:
+            continue  # gone, or another user's: not ours
+        if wanted not in variables:
+            continue
+        test = next((v for v in variables if v.startswith(b"PYTEST_CURRENT_TEST=")), b"=no test")
+        yield int(name), f"{os.fsdecode(command.strip())} (of {os.fsdecode(test.partition(b'=')[2])})"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
