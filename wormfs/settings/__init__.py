@@ -1,0 +1,1 @@
+"""Configuration files: YAML with line numbers, environment and flags over it, every problem named."""
