@@ -1,6 +1,6 @@
 """Kinds of settings: how a YAML scalar, an environment variable or a flag becomes a value.
 
-A kind says what it expects in words; `parse` raises ValueError or TypeError, whose text (if any) adds the why.
+A kind says what it expects in words; `parse` raises ValueError or TypeError, whose text adds the why.
 """
 
 import re
@@ -54,7 +54,7 @@ def parse_size_bytes(value: object) -> int:
 
 
 def parse_duration_s(value: object) -> float:
-    """Seconds of `6s`, `250ms`, `5m`, `1h`, `2d`; a bare number is seconds. Raises ValueError or TypeError."""
+    """Seconds of `6s`, `250ms`, `5m`, `1h`, `2d`; a bare number is seconds. Raises as parse_size_bytes does."""
     amount, unit = _split(value)
     factor = _DURATION_UNITS.get(unit.lower())
     if factor is None:
