@@ -54,7 +54,7 @@ def parse_size_bytes(value: object) -> int:
 
 
 def parse_duration_s(value: object) -> float:
-    """Seconds of `6s`, `250ms`, `5m`, `1h`, `2d`; a bare number is seconds. Raises as parse_size_bytes does."""
+    """Seconds of `6s`, `250ms`, `5m`, `1h`, `2d`; a bare number is seconds. Raises ValueError, TypeError."""
     amount, unit = _split(value)
     factor = _DURATION_UNITS.get(unit.lower())
     if factor is None:

@@ -1,0 +1,234 @@
+"""The lease table: examples, and a random machine with a model of what clients cache."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from wormfs.core.leases import FORGET_AFTER, LeaseTable
+
+LEASE_S = 6.0
+
+
+def table_of(*sessions: int) -> LeaseTable:
+    table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+    for number in sessions:
+        table.open_session(number, 0.0)
+    return table
+
+
+def test_a_session_ends_a_lease_after_its_last_renewal() -> None:
+    table = table_of(1, 2)
+    assert table.renew(1, 3.0)
+    assert table.expired(5.9) == []
+    assert table.expired(6.0) == [2]
+    table.end_session(2)
+    assert not table.renew(2, 6.1)
+    assert table.expired(9.0) == [1]
+
+
+def test_a_write_lease_is_granted_only_after_readers_answered() -> None:
+    table = table_of(1, 2)
+    table.read(2, [10])
+    assert not table.grant_write(1, 10)
+    (recall,) = table.recall_readers(1, 10, 0.0, attributes=True, data=True)
+    assert not table.grant_write(1, 10)
+    assert table.answered(1, recall.recall_id) is None  # not its recall
+    assert table.answered(2, recall.recall_id) == recall
+    assert table.answered(2, recall.recall_id) is None  # a repeated answer
+    assert table.grant_write(1, 10)
+    assert table.foreign_writer(2, 10) == 1
+    assert table.has_foreign_writers(2)
+    assert not table.has_foreign_writers(1)
+
+
+def test_a_write_lease_is_recalled_once_and_leaves_a_reader() -> None:
+    table = table_of(1, 2, 3)
+    assert table.grant_write(1, 10)
+    recall = table.recall_writer(10, 0.0, (2, 5))
+    assert recall is not None
+    assert table.recall_writer(10, 0.0, (3, 1)) is None
+    assert table.owed_to(2, [10]) == {recall.recall_id} == table.owed_for((2, 5))
+    assert table.owed_to(1, [10]) == set()
+    assert table.is_recalled(1, 10)
+    assert not table.is_recalled(2, 10)
+    table.answered(1, recall.recall_id)
+    assert table.writers == {}
+    assert table.other_readers(2, 10) == [1]
+
+
+def test_an_unanswered_recall_ends_the_session() -> None:
+    table = table_of(1, 2)
+    table.grant_write(1, 10)
+    recall = table.recall_writer(10, 1.0, (2, 1))
+    table.renew(1, 20.0)
+    table.renew(2, 20.0)
+    assert table.expired(20.9) == []
+    assert table.expired(21.0) == [1]
+    assert table.end_session(1) == (recall,)
+    assert (table.recalls, table.recalls_of, table.writers) == ({}, {}, {})
+
+
+def test_a_session_that_never_looks_is_dropped_as_reader_of_a_directory() -> None:
+    table = table_of(1, 2)
+    table.read(2, [10])
+    for number in range(1, FORGET_AFTER):
+        (recall,) = table.recall_readers(1, 10, 0.0, names=(b"%d" % number,), attributes=True)
+        assert (recall.names, recall.data) == ((b"%d" % number,), False)
+    (recall,) = table.recall_readers(1, 10, 0.0, names=(b"x",), attributes=True)
+    assert (recall.names, recall.attributes, recall.data) == ((), True, True)
+    assert table.recall_readers(1, 10, 0.0, names=(b"y",)) == []
+    table.read(2, [10])
+    (recall,) = table.recall_readers(1, 10, 0.0, names=(b"z",))
+    assert recall.names == (b"z",)
+
+
+def test_grace_lasts_until_every_known_session_resumed_or_expired() -> None:
+    table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+    table.restore([1, 2, 3], 100.0)
+    assert table.in_grace
+    assert not table.renew(2, 101.0)  # it must resume first
+    assert table.resume(1, 101.0, opens=[7, 7], writes=[8]) == (8,)
+    assert table.resume(2, 101.0, opens=[], writes=[8, 9]) == (9,)  # the first claim of 8 won
+    assert table.in_grace
+    assert table.expired(106.0) == [3]
+    table.end_session(3)
+    assert not table.in_grace
+    assert table.resume(3, 107.0, opens=[], writes=[]) is None
+    assert table.is_open(7)
+    table.closed(1, [7])
+    assert table.is_open(7)
+    table.closed(1, [7, 7])
+    assert not table.is_open(7)
+
+
+def test_resuming_keeps_write_leases_and_ends_read_leases() -> None:
+    table = table_of(1, 2)
+    table.read(1, [5, 6])
+    table.grant_write(1, 10)
+    table.grant_write(1, 11)
+    lost = table.recall_readers(2, 5, 0.0, attributes=True)
+    kept = table.recall_writer(10, 0.0, (2, 1))
+    over = table.recall_writer(11, 0.0, (2, 1))
+    assert over is not None
+    assert table.resume(1, 1.0, opens=[10], writes=[10]) == (10,)
+    assert list(table.recalls.values()) == [kept]
+    assert lost[0].recall_id not in table.recalls
+    assert table.sessions[1].reads == set()
+    assert table.writers == {10: 1}
+
+
+def test_forgetting_gives_back_leases_of_inodes_not_open() -> None:
+    table = table_of(1, 2)
+    table.read(1, [5])
+    table.grant_write(1, 10)
+    table.grant_write(1, 11)
+    table.opened(1, 11)
+    table.renew(1, 1.0, [5, 10, 11])
+    assert table.other_readers(2, 5) == []
+    assert table.writers == {11: 1}
+
+
+INODES = st.integers(1, 3)
+SESSIONS = st.integers(1, 4)
+
+
+class Leases(RuleBasedStateMachine):
+    """Clients cache (inode, version) when told; the service steps are done as the master does them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+        self.now = 0.0
+        self.versions = {1: 0, 2: 0, 3: 0}
+        self.caches: dict[int, dict[int, int]] = {}
+
+    @rule(session=SESSIONS)
+    def open(self, session: int) -> None:
+        if session not in self.table.sessions:
+            self.table.open_session(session, self.now)
+            self.caches[session] = {}
+
+    @rule(session=SESSIONS, inode=INODES)
+    def read(self, session: int, inode: int) -> None:
+        if session not in self.table.sessions:
+            return
+        if self.table.foreign_writer(session, inode):
+            self.table.recall_writer(inode, self.now, (session, 1))
+            return
+        self.table.read(session, [inode])
+        self.caches[session][inode] = self.versions[inode]
+
+    @rule(session=SESSIONS, inode=INODES, whole=st.booleans())
+    def change(self, session: int, inode: int, whole: bool) -> None:
+        if session not in self.table.sessions or self.table.foreign_writer(session, inode):
+            return
+        self.versions[inode] += 1
+        self.table.recall_readers(session, inode, self.now, attributes=True, data=whole)
+        self.table.read(session, [inode])
+        self.caches[session][inode] = self.versions[inode]
+        if not self.table.owed_to(session, [inode]):  # the reply goes out: nobody may hold old state
+            for other, cache in self.caches.items():
+                assert other == session or cache.get(inode, self.versions[inode]) == self.versions[inode]
+
+    @rule(session=SESSIONS, inode=INODES)
+    def write_lease(self, session: int, inode: int) -> None:
+        if session not in self.table.sessions:
+            return
+        if not self.table.grant_write(session, inode):
+            if self.table.foreign_writer(session, inode):
+                self.table.recall_writer(inode, self.now, (session, 1))
+            else:
+                self.table.recall_readers(session, inode, self.now, attributes=True, data=True)
+
+    @rule(pick=st.integers(0, 10))
+    def answer(self, pick: int) -> None:
+        if self.table.recalls:
+            recall = list(self.table.recalls.values())[pick % len(self.table.recalls)]
+            if recall.write_lease:
+                self.versions[recall.inode] += 1  # it commits what it buffered
+                self.caches[recall.session][recall.inode] = self.versions[recall.inode]
+            else:
+                self.caches[recall.session].pop(recall.inode, None)
+            assert self.table.answered(recall.session, recall.recall_id) == recall
+
+    @rule(session=SESSIONS)
+    def resume(self, session: int) -> None:
+        if session in self.table.sessions:
+            self.caches[session] = {}
+            writes = self.table.sessions[session].writes
+            self.table.resume(session, self.now, opens=[], writes=tuple(writes))
+
+    @rule(elapsed=st.sampled_from([0.5, 3.0, 7.0]), renewed=st.sets(SESSIONS))
+    def tick(self, elapsed: float, renewed: set[int]) -> None:
+        for session in renewed:
+            self.table.renew(session, self.now)
+        self.now += elapsed
+        for session in self.table.expired(self.now):
+            self.table.end_session(session)
+            del self.caches[session]
+
+    @invariant()
+    def a_writer_is_alone(self) -> None:
+        for inode, writer in self.table.writers.items():
+            assert self.table.other_readers(writer, inode) == []
+            for session, cache in self.caches.items():
+                assert session == writer or inode not in cache
+
+    @invariant()
+    def stale_caches_owe_an_answer(self) -> None:
+        for session, cache in self.caches.items():
+            for inode, version in cache.items():
+                if version != self.versions[inode]:
+                    assert self.table.is_recalled(session, inode)
+
+    @invariant()
+    def its_indexes_agree(self) -> None:
+        table = self.table
+        assert {inode for s in table.sessions.values() for inode in s.writes} == set(table.writers)
+        assert {key for s in table.sessions.values() for key in s.recalls} == set(table.recalls)
+        assert {key for owed in table.recalls_of.values() for key in owed} == set(table.recalls)
+        assert all(table.recalls_of.values())
+
+
+Leases.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLeases = Leases.TestCase

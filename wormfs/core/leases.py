@@ -1,0 +1,346 @@
+"""Sessions, leases and recalls, as a pure state machine: time comes in, recalls to push come out.
+
+What is kept, and only here (never in the log; sessions themselves persist):
+
+- a *session* ends `lease_s` after its last renewal, or when it leaves a recall unanswered for
+  `recall_limit_s`;
+- *read leases*: the inodes whose attributes, entries or content a session may serve from a cache;
+- *write leases*: at most one session per inode may buffer changes of it;
+- *open counts* per session and inode: an orphan is freed only when nobody holds it open;
+- *recalls* pushed and not yet answered.
+
+Invariant: while a session holds the write lease of an inode, every other session that was told
+anything of that inode has an unanswered recall of it, or nothing. `grant_write` refuses otherwise.
+
+After a restart of the master no operation is served until each session known before has resumed
+or its lease has run out (`in_grace`): until then some session may serve from its cache what the
+master no longer knows of.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+FORGET_AFTER = 4
+"""Recalls of one directory to a session that never looked at it in between; then it is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """One unanswered recall. `cause` is the (session, operation) that waits, (0, 0) for none."""
+
+    recall_id: int
+    session: int
+    inode: int
+    names: tuple[bytes, ...] = ()
+    attributes: bool = False
+    data: bool = False
+    write_lease: bool = False
+    cause: tuple[int, int] = (0, 0)
+    limit_s: float = 0.0  # the time at which the session is fenced
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """What one session holds. Times are in seconds of the caller's monotonic clock."""
+
+    number: int
+    expires_s: float
+    resumed: bool  # false: known from before a restart and not heard of yet
+    reads: set[int] = field(default_factory=set)
+    writes: set[int] = field(default_factory=set)
+    opens: dict[int, int] = field(default_factory=dict)
+    recalls: dict[int, Recall] = field(default_factory=dict)
+    unread: dict[int, int] = field(default_factory=dict)  # inode -> recalls since it was last read
+
+
+class LeaseTable:
+    """All sessions of one mastership.
+
+    Its containers may be read by the caller; only methods change them.
+    """
+
+    def __init__(self, *, lease_s: float, recall_limit_s: float) -> None:
+        self.lease_s = lease_s
+        self.recall_limit_s = recall_limit_s
+        self.sessions: dict[int, Session] = {}
+        self.writers: dict[int, int] = {}  # inode -> session
+        self.recalls: dict[int, Recall] = {}
+        self.recalls_of: dict[int, set[int]] = {}  # inode -> unanswered recall ids
+        self._unresumed: set[int] = set()
+        self._next_recall = 1
+
+    # Sessions
+
+    def restore(self, sessions: Iterable[int], now_s: float) -> None:
+        """Take over the sessions known to the state after a restart; starts the grace."""
+        for number in sessions:
+            self.sessions[number] = Session(number, now_s + self.lease_s, resumed=False)
+            self._unresumed.add(number)
+
+    @property
+    def in_grace(self) -> bool:
+        """Whether a session from before a restart may still serve from its cache."""
+        return bool(self._unresumed)
+
+    def open_session(self, number: int, now_s: float) -> Session:
+        """A new session."""
+        session = self.sessions[number] = Session(number, now_s + self.lease_s, resumed=True)
+        return session
+
+    def resume(
+        self, number: int, now_s: float, *, opens: Iterable[int], writes: Iterable[int]
+    ) -> tuple[int, ...] | None:
+        """A session comes back on a new connection: the write leases it has now, or None if unknown.
+
+        Its read leases are over and their recalls answered (the client dropped its caches); recalls
+        of write leases stay unanswered, to be pushed again. Before a restart's grace ends, what
+        the session reclaims is granted, the first claim of a write lease winning.
+        """
+        session = self.sessions.get(number)
+        if session is None:
+            return None
+        session.expires_s = now_s + self.lease_s
+        session.reads.clear()
+        session.unread.clear()
+        claimed = set(writes)
+        for inode in session.writes - claimed:
+            self._drop_write(session, inode)
+        for recall in list(session.recalls.values()):
+            if not recall.write_lease or recall.inode not in claimed:
+                self._drop_recall(recall)
+        if not session.resumed:
+            session.resumed = True
+            self._unresumed.discard(number)
+            for inode in claimed:
+                if self.writers.setdefault(inode, number) == number:
+                    session.writes.add(inode)
+        # The client knows best what it holds open: closes may have been lost with the connection.
+        session.opens.clear()
+        for inode in opens:
+            self.opened(number, inode)
+        return tuple(sorted(session.writes))
+
+    def renew(self, number: int, now_s: float, forgotten: Iterable[int] = ()) -> bool:
+        """Prolong a session and take back what it forgot; False: unknown, or not resumed yet."""
+        session = self.sessions.get(number)
+        if session is None or not session.resumed:
+            return False
+        session.expires_s = now_s + self.lease_s
+        for inode in forgotten:
+            session.reads.discard(inode)
+            session.unread.pop(inode, None)
+            if inode in session.writes and inode not in session.opens:
+                self._drop_write(session, inode)
+        return True
+
+    def end_session(self, number: int) -> tuple[Recall, ...]:
+        """Forget a session and all it holds; answers its recalls, which are over now."""
+        session = self.sessions.pop(number, None)
+        self._unresumed.discard(number)
+        if session is None:
+            return ()
+        over = tuple(session.recalls.values())
+        for recall in over:
+            self._drop_recall(recall)
+        for inode in session.writes:
+            del self.writers[inode]
+        return over
+
+    def expired(self, now_s: float) -> list[int]:
+        """Sessions whose lease has run out or that left a recall unanswered too long."""
+        return [
+            session.number
+            for session in self.sessions.values()
+            if session.expires_s <= now_s
+            or any(recall.limit_s <= now_s for recall in session.recalls.values())
+        ]
+
+    # Opens
+
+    def opened(self, number: int, inode: int) -> None:
+        """Count one more open of `inode` by the session."""
+        opens = self.sessions[number].opens
+        opens[inode] = opens.get(inode, 0) + 1
+
+    def closed(self, number: int, inodes: Iterable[int]) -> None:
+        """Count opens that ended, one for each occurrence in `inodes`."""
+        session = self.sessions.get(number)
+        if session is None:
+            return
+        for inode in inodes:
+            count = session.opens.get(inode, 0)
+            if count > 1:
+                session.opens[inode] = count - 1
+            else:
+                session.opens.pop(inode, None)
+
+    def is_open(self, inode: int) -> bool:
+        """Whether any session holds the inode open."""
+        return any(inode in session.opens for session in self.sessions.values())
+
+    # Read and write leases
+
+    def read(self, number: int, inodes: Iterable[int]) -> None:
+        """The session is about to be told of these inodes: it holds their read leases."""
+        session = self.sessions[number]
+        session.reads.update(inodes)
+        if session.unread:
+            for inode in inodes:
+                session.unread.pop(inode, None)
+
+    def foreign_writer(self, number: int, inode: int) -> int:
+        """Another session that holds the write lease of `inode`; 0 for none."""
+        writer = self.writers.get(inode, 0)
+        return 0 if writer == number else writer
+
+    def has_foreign_writers(self, number: int) -> bool:
+        """Whether any other session holds any write lease: False is the fast way out."""
+        session = self.sessions.get(number)
+        return len(self.writers) != (len(session.writes) if session is not None else 0)
+
+    def other_readers(self, number: int, inode: int) -> list[int]:
+        """Other sessions that hold the read lease of `inode`."""
+        if len(self.sessions) < 2:
+            return []
+        return [key for key, other in self.sessions.items() if key != number and inode in other.reads]
+
+    def can_grant_write(self, number: int, inode: int) -> bool:
+        """Whether nobody else holds any lease of `inode` or owes an answer to a recall of it."""
+        if self.foreign_writer(number, inode) or self.other_readers(number, inode):
+            return False
+        owed = self.recalls_of.get(inode)
+        return not owed or all(self.recalls[key].session == number for key in owed)
+
+    def grant_write(self, number: int, inode: int) -> bool:
+        """Give the session the write lease if `can_grant_write`; True when it holds it now."""
+        if not self.can_grant_write(number, inode):
+            return False
+        self.writers[inode] = number
+        self.sessions[number].writes.add(inode)
+        return True
+
+    # Recalls
+
+    def recall_writer(self, inode: int, now_s: float, cause: tuple[int, int]) -> Recall | None:
+        """Recall the write lease of `inode`; None when one is underway already (or nobody has it)."""
+        holder = self.writers.get(inode)
+        if holder is None:
+            return None
+        for key in self.recalls_of.get(inode, ()):
+            if self.recalls[key].write_lease and self.recalls[key].session == holder:
+                return None
+        return self._recall(holder, inode, now_s, cause, write_lease=True)
+
+    def recall_readers(
+        self,
+        number: int,
+        inode: int,
+        now_s: float,
+        *,
+        operation: int = 0,
+        names: tuple[bytes, ...] = (),
+        attributes: bool = False,
+        data: bool = False,
+    ) -> list[Recall]:
+        """Recalls to push to the other readers of `inode` after a change by session `number`.
+
+        A recall of everything (attributes and data) ends the read lease as it is pushed: what the
+        session is told later counts anew. The others keep it, but a session that was recalled
+        again and again without looking is told to drop everything, so that it costs no more.
+        """
+        recalls = []
+        for reader in self.other_readers(number, inode):
+            session = self.sessions[reader]
+            count = session.unread.get(inode, 0) + 1
+            whole = count >= FORGET_AFTER
+            if whole or (attributes and data):
+                session.reads.discard(inode)
+                session.unread.pop(inode, None)
+            else:
+                session.unread[inode] = count
+            recalls.append(
+                self._recall(
+                    reader,
+                    inode,
+                    now_s,
+                    (number, operation),
+                    names=() if whole else names,
+                    attributes=attributes or whole,
+                    data=data or whole,
+                )
+            )
+        return recalls
+
+    def answered(self, number: int, recall_id: int) -> Recall | None:
+        """The session answered a recall; None when it had none such (a repeated answer)."""
+        recall = self.recalls.get(recall_id)
+        if recall is None or recall.session != number:
+            return None
+        self._drop_recall(recall)
+        if recall.write_lease:
+            session = self.sessions[number]
+            self._drop_write(session, recall.inode)
+            session.reads.add(recall.inode)  # clean now, but still cached there
+        return recall
+
+    def is_recalled(self, number: int, inode: int) -> bool:
+        """Whether the session owes an answer to a recall of `inode`: it must not be made to wait."""
+        owed = self.recalls_of.get(inode)
+        return bool(owed) and any(self.recalls[key].session == number for key in owed or ())
+
+    def owed_to(self, number: int, inodes: Iterable[int]) -> set[int]:
+        """Unanswered recalls of `inodes` by sessions other than `number`."""
+        return {
+            key
+            for inode in inodes
+            for key in self.recalls_of.get(inode, ())
+            if self.recalls[key].session != number
+        }
+
+    def owed_for(self, cause: tuple[int, int]) -> set[int]:
+        """Unanswered recalls that this (session, operation) caused: a retry waits for them."""
+        return {key for key, recall in self.recalls.items() if recall.cause == cause}
+
+    def _recall(
+        self,
+        session: int,
+        inode: int,
+        now_s: float,
+        cause: tuple[int, int],
+        *,
+        names: tuple[bytes, ...] = (),
+        attributes: bool = False,
+        data: bool = False,
+        write_lease: bool = False,
+    ) -> Recall:
+        recall = Recall(
+            self._next_recall,
+            session,
+            inode,
+            names,
+            attributes,
+            data,
+            write_lease,
+            cause,
+            now_s + self.recall_limit_s,
+        )
+        self._next_recall += 1
+        self.recalls[recall.recall_id] = recall
+        self.recalls_of.setdefault(inode, set()).add(recall.recall_id)
+        self.sessions[session].recalls[recall.recall_id] = recall
+        return recall
+
+    def _drop_recall(self, recall: Recall) -> None:
+        del self.recalls[recall.recall_id]
+        owed = self.recalls_of[recall.inode]
+        owed.discard(recall.recall_id)
+        if not owed:
+            del self.recalls_of[recall.inode]
+        session = self.sessions.get(recall.session)
+        if session is not None:
+            session.recalls.pop(recall.recall_id, None)
+
+    def _drop_write(self, session: Session, inode: int) -> None:
+        if inode in session.writes:
+            session.writes.discard(inode)
+            del self.writers[inode]
