@@ -4,8 +4,10 @@ Streams and gRPC share this table; proto/wormfs/v1 says what each method does. T
 are written by hand and checked against the descriptors by tests/unit/rpc/test_methods.py.
 """
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -13,6 +15,11 @@ from wormfs.rpc.v1 import chunk_pb2, cluster_pb2, filesystem_pb2, metadata_pb2, 
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
+
+
+def number_of(name: str) -> int:
+    """The 32 bits that stand for a method's or a pushed message's full name in a stream frame."""
+    return zlib.crc32(name.encode())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +31,10 @@ class Method(Generic[Request, Reply]):
     reply: type[Reply]
     client_streaming: bool = False
     server_streaming: bool = False
+    number: int = field(init=False)  # names the method in a stream frame: CRC32 of `name`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", number_of(self.name))
 
 
 METADATA_OPEN_SESSION = Method(
@@ -186,3 +197,11 @@ CLUSTER_LOCATE = Method("wormfs.v1.Cluster/Locate", cluster_pb2.LocateRequest, c
 CLUSTER_FSCK = Method(
     "wormfs.v1.Cluster/Fsck", cluster_pb2.FsckRequest, cluster_pb2.FsckReply, server_streaming=True
 )
+
+METHODS: tuple[Method[Any, Any], ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Method)
+)
+PUSHED: Mapping[int, type[Message]] = {
+    number_of(message.DESCRIPTOR.full_name): message for message in (metadata_pb2.Recall,)
+}
+"""What a server may push on a stream, by the number in its frame."""

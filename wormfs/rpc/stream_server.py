@@ -1,0 +1,317 @@
+"""The server's end of the stream protocol.
+
+Each connection's frames are read by one task at a time, which runs the handler of each request
+itself. A handler that never waits costs no task and no switch. When a handler waits for the first
+time, its task stays with it and another task becomes the reader (leader and followers), so
+handlers run side by side and each runs from start to end in one task, as trio expects.
+"""
+
+import logging
+import types
+from collections.abc import Coroutine, Generator, Sequence
+from time import perf_counter
+from typing import Any
+
+import outcome
+import trio
+from google.protobuf.message import DecodeError, Message
+
+from wormfs.core.errors import InvalidError, ProtocolError, UnavailableError, WormError
+from wormfs.rpc.errors_wire import to_reply
+from wormfs.rpc.frames import KIND_CANCEL, KIND_ERROR, KIND_PUSH, KIND_REPLY, KIND_REQUEST, pack_frame
+from wormfs.rpc.link import DataSink, Frame, FrameLink
+from wormfs.rpc.methods import number_of
+from wormfs.rpc.registry import (
+    Answer,
+    DataBuffer,
+    Entry,
+    HeapBuffer,
+    Registry,
+    RequestContext,
+    reported,
+)
+from wormfs.rpc.sockets import Listener, describe_peer, listen
+
+__all__ = [
+    "Answer",
+    "DataBuffer",
+    "HeapBuffer",
+    "Registry",
+    "RequestContext",
+    "ServerConnection",
+    "serve_streams",
+]
+
+log = logging.getLogger(__name__)
+
+_IN_FLIGHT_MAX = 4096  # requests whose handlers wait; far above what a client of ours has
+_DATA_IN_FLIGHT_MAX_BYTES = 64 << 20
+_QUEUED_MAX_BYTES = 16 << 20
+_SPARES_MAX = 32
+_TURN_S = 0.001  # a reader that never waits lets others run, and its answers leave, this often
+_ACCEPT_PAUSE_S = 0.1
+
+
+class ServerConnection:
+    """One client. `state` is free for the node; `closed` is set when the client is gone."""
+
+    def __init__(self, link: FrameLink, registry: Registry, peer: str) -> None:
+        self.closed = trio.Event()
+        self.peer = peer
+        self.state: object = None
+        self._link = link
+        self._registry = registry
+        self._context = RequestContext(self, "stream", peer)
+        self._in_flight: dict[int, trio.CancelScope] = {}  # requests whose handlers wait
+        self._data_bytes = 0  # raw data held by handlers
+        self._finished: trio.Event | None = None  # set when a handler ends
+        self._spares: list[trio.lowlevel.Task] = []  # parked, each can become the reader
+        self._nursery: trio.Nursery | None = None
+        self._turn_began = 0.0
+
+    def push(self, message: Message) -> None:
+        """Send a message the client did not ask for; it arrives before any later reply.
+
+        Raises UnavailableError when the connection is gone or its client has stopped reading.
+        """
+        if self.closed.is_set():
+            raise UnavailableError(f"{self.peer} is gone")
+        number = number_of(message.DESCRIPTOR.full_name)
+        self._link.send(pack_frame(KIND_PUSH, number, 0, 0, message.SerializeToString(), 0), now=True)
+
+    async def run(self) -> None:
+        """Serve the client until it goes or breaks the protocol."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._link.write_queued)
+                self._nursery.start_soon(self._work)
+        finally:
+            self.closed.set()
+            self._link.close()
+
+    def _end(self) -> None:
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        """Read and run requests; after a handler that waited, be a spare reader or end."""
+        while True:
+            with trio.CancelScope() as scope:
+                try:
+                    await self._read_until_handler_waits(scope)
+                except (ProtocolError, DecodeError) as error:
+                    log.warning("closing the connection of %s: %s", self.peer, error)
+                    self._link.flush()
+                    self._end()
+                except UnavailableError as error:
+                    log.debug("%s: %s", self.peer, error)
+                    self._end()
+            if len(self._spares) >= _SPARES_MAX:
+                return
+            task = trio.lowlevel.current_task()
+            self._spares.append(task)
+
+            def abort(_: object, task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
+                self._spares.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _read_until_handler_waits(self, scope: trio.CancelScope) -> None:
+        """The reader's loop. Returns when this task ran a handler that waited, and answered it."""
+        link = self._link
+        while True:
+            frame = link.poll()
+            if frame is None:
+                if not link.flush():
+                    link.wake()
+                frame = await link.receive()
+                self._turn_began = perf_counter()
+            elif perf_counter() - self._turn_began > _TURN_S:
+                if not link.flush():
+                    link.wake()
+                await trio.lowlevel.checkpoint()
+                self._turn_began = perf_counter()
+            kind = frame.header.kind
+            if kind == KIND_REQUEST:
+                if self._too_much(frame.header.data_bytes):
+                    await self._wait_for_room(frame.header.data_bytes)
+                if await self._serve(frame, scope):
+                    return
+            elif kind == KIND_CANCEL:
+                found = self._in_flight.get(frame.header.request_id)
+                if found is not None:
+                    found.cancel()
+            else:
+                raise ProtocolError(f"a client sent a frame of kind {kind}")
+
+    def _too_much(self, data_bytes: int) -> bool:
+        return (
+            len(self._in_flight) >= _IN_FLIGHT_MAX
+            or self._link.queued_bytes > _QUEUED_MAX_BYTES
+            or (
+                data_bytes > 0
+                and self._data_bytes > 0
+                and self._data_bytes + data_bytes > _DATA_IN_FLIGHT_MAX_BYTES
+            )
+        )
+
+    async def _wait_for_room(self, data_bytes: int) -> None:
+        """Backpressure: nothing more is read until handlers end and replies leave."""
+        while self._too_much(data_bytes):
+            if not self._link.flush():
+                self._link.wake()
+            if self._link.queued_bytes > _QUEUED_MAX_BYTES:
+                await self._link.wait_for_room()
+            elif self._too_much(data_bytes):
+                self._finished = trio.Event()
+                await self._finished.wait()
+
+    async def _serve(self, frame: Frame, scope: trio.CancelScope) -> bool:
+        """Run one request's handler and answer. Returns whether it waited."""
+        _, method, request_id, timeout_ms, _, data_bytes = frame.header
+        entry = self._registry.by_number.get(method)
+        if entry is None:
+            raise ProtocolError(f"unknown method {method:#x}")
+        if request_id in self._in_flight:
+            raise ProtocolError(f"request {request_id} is under way already")
+        request = entry.method.request.FromString(frame.message)
+        buffer = await self._receive_data(entry, data_bytes) if data_bytes else None
+        if isinstance(buffer, WormError):
+            self._answer_error(request_id, buffer, now=False)
+            return False
+        self._data_bytes += data_bytes
+        answer: Message | Answer[Message] | WormError
+        waited = False
+        try:
+            coroutine = entry.handler(self._context, request, buffer)
+            answer = await self._drive(coroutine, request_id, scope, timeout_ms)
+        except Exception as error:  # noqa: BLE001 - `reported` logs what is a bug
+            answer = reported(error, entry.method.name, self.peer)
+        finally:
+            waited = self._in_flight.pop(request_id, None) is not None
+            self._data_bytes -= data_bytes
+            if self._finished is not None:
+                self._finished.set()
+                self._finished = None
+        # The reader's answers leave together, when it has nothing more to read.
+        now = waited and not self._in_flight
+        if isinstance(answer, WormError):
+            self._answer_error(request_id, answer, now=now)
+        elif isinstance(answer, Answer):
+            self._answer_data(request_id, answer)
+        else:
+            frame_out = pack_frame(KIND_REPLY, 0, request_id, 0, answer.SerializeToString(), 0)
+            if waited:
+                self._link.send(frame_out, now=now)
+            else:
+                self._link.enqueue(frame_out)
+        return waited
+
+    def _answer_error(self, request_id: int, error: WormError, *, now: bool) -> None:
+        message = to_reply(error).SerializeToString()
+        self._link.send(pack_frame(KIND_ERROR, 0, request_id, 0, message, 0), now=now)
+
+    def _answer_data(self, request_id: int, answer: Answer[Message]) -> None:
+        try:
+            length = sum(memoryview(buffer).nbytes for buffer in answer.data)
+            message = answer.message.SerializeToString()
+            frame = pack_frame(KIND_REPLY, 0, request_id, 0, message, length)
+            self._link.send_data(frame, answer.data, answer.release)
+        except WormError:
+            if answer.release is not None:
+                answer.release()
+            raise
+
+    async def _receive_data(self, entry: Entry, data_bytes: int) -> DataBuffer | WormError:
+        """The raw data behind a request, or why it was refused (it is drained then)."""
+        buffer: DataBuffer | None = None
+        refusal: WormError | None = None
+        if entry.streaming:
+            refusal = InvalidError(f"{entry.method.name} is served over gRPC only")
+        else:
+            try:
+                buffer = entry.allocate(data_bytes)
+            except Exception as error:  # noqa: BLE001 - `reported` logs what is a bug
+                refusal = reported(error, entry.method.name, self.peer)
+        try:
+            await self._link.receive_data(data_bytes, DataSink([buffer.data] if buffer else ()))
+        except BaseException:
+            if buffer is not None:
+                buffer.release()
+            raise
+        return refusal or buffer or HeapBuffer(0)
+
+    @types.coroutine
+    def _drive(
+        self,
+        handler: Coroutine[Any, Any, Any],
+        request_id: int,
+        scope: trio.CancelScope,
+        timeout_ms: int,
+    ) -> Generator[Any, Any, Any]:
+        """Run a handler; when it waits for the first time, hand the reader's role over."""
+        try:
+            trap = handler.send(None)
+            self._hand_over(request_id, scope, timeout_ms)
+            while True:
+                try:
+                    value = yield trap
+                except BaseException as error:  # noqa: BLE001 - thrown in by trio, meant for the handler
+                    trap = handler.throw(error)
+                else:
+                    trap = handler.send(value)
+        except StopIteration as stop:
+            return stop.value
+
+    def _hand_over(self, request_id: int, scope: trio.CancelScope, timeout_ms: int) -> None:
+        self._in_flight[request_id] = scope
+        scope.deadline = trio.current_time() + timeout_ms / 1000
+        if self._spares:
+            trio.lowlevel.reschedule(self._spares.pop(), outcome.Value(None))
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._work)
+
+
+async def serve_streams(
+    registry: Registry,
+    addresses: Sequence[str],
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a registry on addresses ("unix:/path" or "host:port") until cancelled.
+
+    Started with the addresses as bound (port 0 replaced by the real one). Raises ConfigError for an
+    address that cannot be used.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            listeners.append(await listen(address))
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(_accept, listener, registry, nursery)
+            task_status.started([str(listener.address) for listener in listeners])
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def _accept(listener: Listener, registry: Registry, nursery: trio.Nursery) -> None:
+    while True:
+        try:
+            sock = await listener.accept()
+            peer = describe_peer(sock)
+        except OSError as error:
+            log.warning("cannot accept a connection on %s: %s", listener.address, error)
+            await trio.sleep(_ACCEPT_PAUSE_S)
+            continue
+        nursery.start_soon(_serve_client, ServerConnection(FrameLink(sock), registry, peer))
+
+
+async def _serve_client(connection: ServerConnection) -> None:
+    """One client's failure, even a bug of ours, is not the others'."""
+    try:
+        await connection.run()
+    except Exception:
+        log.exception("the connection of %s failed", connection.peer)
