@@ -92,21 +92,20 @@ class LeaseTable:
     ) -> tuple[int, ...] | None:
         """A session comes back on a new connection: the write leases it has now, or None if unknown.
 
-        Its read leases are over and their recalls answered (the client dropped its caches); recalls
-        of write leases stay unanswered, to be pushed again. Before a restart's grace ends, what
-        the session reclaims is granted, the first claim of a write lease winning.
+        Write leases it does not claim are given back. Its unanswered recalls stay: pushes may have
+        been lost with the old connection, so the caller pushes them again. Before a restart's grace
+        ends, what the session reclaims is granted, the first claim of a write lease winning; what
+        it cached before is unknown here, so a client drops its caches when it reconnects.
         """
         session = self.sessions.get(number)
         if session is None:
             return None
         session.expires_s = now_s + self.lease_s
-        session.reads.clear()
-        session.unread.clear()
         claimed = set(writes)
         for inode in session.writes - claimed:
             self._drop_write(session, inode)
         for recall in list(session.recalls.values()):
-            if not recall.write_lease or recall.inode not in claimed:
+            if recall.write_lease and recall.inode not in session.writes:
                 self._drop_recall(recall)
         if not session.resumed:
             session.resumed = True
@@ -154,6 +153,11 @@ class LeaseTable:
             if session.expires_s <= now_s
             or any(recall.limit_s <= now_s for recall in session.recalls.values())
         ]
+
+    def prolong(self, pause_s: float) -> None:
+        """The master itself stood still: nobody could renew, so nobody's time ran."""
+        for session in self.sessions.values():
+            session.expires_s += pause_s
 
     # Opens
 
