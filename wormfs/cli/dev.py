@@ -1,0 +1,228 @@
+"""`wormfs dev`: a whole cluster on this machine, for trying, tests and demos."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from wormfs.cli.connection import Target, cluster_map
+from wormfs.cli.dev_layout import DevFolder, DevNode, DevSize
+from wormfs.cli.parsing import Subparsers, command, positive_int
+from wormfs.cli.processes import Process, spawn_detached
+from wormfs.core.errors import DeadlineError, InvalidError, UnavailableError, WormError
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+_DEFAULT = DevSize(nodes=6, disks=1, k=4, m=2, engine="embedded")
+
+
+def add_parsers(subparsers: Subparsers) -> None:
+    """Add `dev up|stop|start|down`."""
+    parser = subparsers.add_parser("dev", help="a whole cluster on this machine, for trying and tests")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    up = command(
+        actions,
+        "up",
+        _up,
+        "make a cluster in DIR and start it, or start what is down of the one there",
+        examples=["wormfs dev up --dir /tmp/worm", "wormfs dev up --dir /tmp/one --nodes 1 --disks 6"],
+    )
+    _add_folder(up)
+    up.add_argument("--nodes", type=positive_int(100), metavar="N", help="nodes (6)")
+    up.add_argument("--disks", type=positive_int(100), metavar="N", help="disks of each node (1)")
+    up.add_argument("--policy", type=_policy, metavar="K+M", help="data and parity chunks of a stripe (4+2)")
+    up.add_argument("--engine", choices=["embedded"], help="where the metadata lives (embedded: in node 1)")
+    stop = command(actions, "stop", _stop, "stop one node; returns when it is gone")
+    _add_folder(stop)
+    _add_node(stop)
+    stop.add_argument("--kill", action="store_true", help="SIGKILL instead of a clean stop")
+    start = command(actions, "start", _start, "start one node; returns when it is online")
+    _add_folder(start)
+    _add_node(start)
+    down = command(actions, "down", _down, "stop every node; the data stays in DIR")
+    _add_folder(down)
+    down.add_argument("--kill", action="store_true", help="SIGKILL instead of a clean stop")
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="the cluster's folder")
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--node", type=positive_int(100), required=True, metavar="I", help="the node, from 1")
+
+
+def _policy(text: str) -> tuple[int, int]:
+    k, plus, m = text.partition("+")
+    if not (plus and k.isascii() and k.isdigit() and m.isascii() and m.isdigit() and int(k) > 0):
+        raise argparse.ArgumentTypeError(f"expected K+M such as 4+2, not {text!r}")
+    return int(k), int(m)
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    folder = DevFolder(arguments.dir)
+    with folder.locked():
+        if folder.client_config.exists():
+            _check_same(folder, arguments)
+        else:
+            folder.make(_wanted_size(arguments))
+        nodes = folder.nodes()
+        down = [node for node in nodes if node.process() is None]
+        try:
+            _start_nodes(folder, down, nodes)
+        except BaseException:
+            _end(down, kill=False)  # as it was before: nothing half-started stays behind
+            raise
+    print(f"cluster: {','.join(folder.addresses())}", flush=True)
+    return 0
+
+
+def _wanted_size(arguments: argparse.Namespace) -> DevSize:
+    k, m = arguments.policy or (_DEFAULT.k, _DEFAULT.m)
+    size = DevSize(
+        nodes=arguments.nodes or _DEFAULT.nodes,
+        disks=arguments.disks or _DEFAULT.disks,
+        k=k,
+        m=m,
+        engine=arguments.engine or _DEFAULT.engine,
+    )
+    if k + m > size.nodes * size.disks:
+        have = size.nodes * size.disks
+        print(
+            f"wormfs: warning: {k}+{m} wants {k + m} disks and there are {have}: stripes will be narrower",
+            file=sys.stderr,
+        )
+    return size
+
+
+def _check_same(folder: DevFolder, arguments: argparse.Namespace) -> None:
+    """An existing cluster is started as it is; options that say otherwise are refused, not ignored."""
+    nodes = folder.nodes()
+    disks = len(list(nodes[0].folder.glob("disk-*"))) if nodes else 0
+    for name, given, have in (("--nodes", arguments.nodes, len(nodes)), ("--disks", arguments.disks, disks)):
+        if name == "--disks" and given is not None and given > have:
+            continue  # disk folders may have been lost; the configuration still names them
+        if given is not None and given != have:
+            raise InvalidError(
+                f"{folder.path} has a cluster already, made with {name} {have}; leave {name} out"
+            )
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    folder = DevFolder(arguments.dir)
+    with folder.locked():
+        _end([folder.node(arguments.node)], kill=arguments.kill)
+    return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    folder = DevFolder(arguments.dir)
+    with folder.locked():
+        node = folder.node(arguments.node)
+        nodes = folder.nodes()
+        started = [node] if node.process() is None else []
+        if node.number != 1 and nodes[0].process() is None:
+            if started:
+                _spawn(node)
+            print(
+                f"wormfs: {node.name} is started, but node-1, which holds the metadata, is down",
+                file=sys.stderr,
+            )
+            return 0
+        _start_nodes(folder, started, [node])
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    folder = DevFolder(arguments.dir)
+    if not folder.path.exists():
+        return 0
+    with folder.locked():
+        # The master last: while it is there the others' goodbyes are heard.
+        if folder.client_config.exists():
+            nodes = folder.nodes()
+            _end(nodes[1:], kill=arguments.kill)
+            _end(nodes[:1], kill=arguments.kill)
+    return 0
+
+
+def _end(nodes: Sequence[DevNode], *, kill: bool) -> None:
+    """Stop nodes side by side; returns when all are gone."""
+    running = [(node, process) for node in nodes if (process := node.process()) is not None]
+    if not kill:
+        for _, process in running:
+            process.send(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for node, process in running:
+        if kill or not process.wait_gone(max(0.0, deadline - time.monotonic())):
+            process.end(timeout_s=0, kill=True)
+        with contextlib.suppress(FileNotFoundError):
+            node.pid_file.unlink()
+
+
+def _spawn(node: DevNode) -> None:
+    command_line = [*_node_command(), "--config", str(node.config)]
+    # WORMFS_ variables are the caller's own settings; the node has its file.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WORMFS_") or name.startswith("WORMFS_TEST")
+    }
+    pid = spawn_detached(command_line, node.log, environment)
+    temporary = node.pid_file.with_suffix(".new")
+    temporary.write_text(f"{pid}\n", encoding="ascii")
+    temporary.replace(node.pid_file)
+
+
+def _node_command() -> list[str]:
+    script = Path(sys.executable).parent / "wormfs-node"
+    return [sys.executable, str(script)] if script.exists() else [sys.executable, "-m", "wormfs.cli.node"]
+
+
+def _start_nodes(folder: DevFolder, down: Sequence[DevNode], awaited: Sequence[DevNode]) -> None:
+    """Start nodes and wait until all of `awaited` are online in the map of a master that serves.
+
+    Raises UnavailableError with a node's last words when one ends, DeadlineError when it takes too long.
+    """
+    for node in down:
+        _spawn(node)
+    processes = {node: _running(node) for node in down}
+    target = Target(folder.addresses(), 5.0)
+    names = {node.name for node in awaited}
+    deadline = time.monotonic() + START_TIMEOUT_S
+    missing = sorted(names)
+    while missing:
+        for node, process in processes.items():
+            if not process.running:
+                raise UnavailableError(
+                    f"{node.name} ended while starting: {node.last_words()} (see {node.log})"
+                )
+        if time.monotonic() > deadline:
+            raise DeadlineError(
+                f"not online after {START_TIMEOUT_S:.0f} s: {', '.join(missing)};"
+                f" see {folder.path}/node-*/log"
+            )
+        time.sleep(_POLL_S)
+        missing = _not_online(target, names)
+
+
+def _running(node: DevNode) -> Process:
+    process = node.process()
+    if process is None:
+        raise UnavailableError(f"{node.name} ended at once: {node.last_words()} (see {node.log})")
+    return process
+
+
+def _not_online(target: Target, names: set[str]) -> list[str]:
+    try:
+        found = cluster_map(target)
+    except WormError:
+        return sorted(names)
+    if not any(node.master for node in found.nodes):
+        return sorted(names)
+    return sorted(names - {node.name for node in found.nodes if node.online})

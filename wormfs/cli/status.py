@@ -1,0 +1,117 @@
+"""`wormfs status`: nodes, disks, space, policy, health, and what is one failure from loss."""
+
+import argparse
+from typing import Any
+
+from wormfs.cli.connection import add_cluster_options, call_master, target_of
+from wormfs.cli.output import human_bytes, print_json, table, to_plain
+from wormfs.cli.parsing import Subparsers, command
+from wormfs.rpc import methods
+from wormfs.rpc.v1 import cluster_pb2
+
+
+def add_parsers(subparsers: Subparsers) -> None:
+    """Add `status`."""
+    parser = command(
+        subparsers,
+        "status",
+        _status,
+        "show nodes, disks, space, policy and health",
+        examples=["wormfs status", "wormfs status --json | jq .health"],
+    )
+    add_cluster_options(parser)
+    parser.add_argument("--json", action="store_true", help="for programs; the fields are in docs/api.md")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    reply = call_master(target_of(arguments), methods.CLUSTER_GET_STATUS, cluster_pb2.GetStatusRequest())
+    if arguments.json:
+        print_json(status_json(reply))
+    else:
+        print(status_text(reply))
+    return 0
+
+
+def status_json(reply: cluster_pb2.StatusReply) -> dict[str, Any]:
+    """The fields of StatusReply with those of its map beside them; disks name their node."""
+    plain = to_plain(reply)
+    found = plain.pop("map")
+    names = {node.number: node.name for node in reply.map.nodes}
+    for disk in found["disks"]:
+        disk["node_number"] = disk["node"]
+        disk["node"] = names.get(disk["node"], "")
+    total, free = _space(reply)
+    return found | plain | {"total_bytes": total, "free_bytes": free}
+
+
+def _online(disk: cluster_pb2.DiskInfo) -> bool:
+    return disk.state == cluster_pb2.DISK_STATE_ONLINE
+
+
+def _space(reply: cluster_pb2.StatusReply) -> tuple[int, int]:
+    """Raw total and free bytes of the disks online."""
+    disks = [disk for disk in reply.map.disks if _online(disk)]
+    return sum(disk.total_bytes for disk in disks), sum(disk.free_bytes for disk in disks)
+
+
+def status_text(reply: cluster_pb2.StatusReply) -> str:
+    """The same for people."""
+    found = reply.map
+    total, free = _space(reply)
+    policy = found.policy
+    usable = policy.k / (policy.k + policy.m) if policy.k else 1.0
+    online = sum(node.online for node in found.nodes)
+    disks_online = sum(_online(disk) for disk in found.disks)
+    lines = [
+        f"cluster  {found.name} ({found.cluster_id})",
+        f"health   {reply.health}",
+        f"master   {reply.master or 'none'} ({reply.engine} engine, event {reply.sequence})",
+        f"policy   {policy.k}+{policy.m}, chunks of {human_bytes(policy.chunk_size_bytes)}",
+        f"nodes    {online} of {len(found.nodes)} online",
+        f"disks    {disks_online} of {len(found.disks)} online",
+        f"space    {human_bytes(free)} free of {human_bytes(total)} raw;"
+        f" room for {human_bytes(int(free * usable))} of files",
+        f"files    {reply.inode_count} inodes, {reply.stripe_count} stripes, {reply.session_count} sessions",
+        f"at risk  {reply.stripes_lost} stripes lost,"
+        f" {reply.stripes_one_loss_from_loss} one failure from loss,"
+        f" {reply.missing_chunk_count} chunks missing, {reply.garbage_chunk_count} to collect",
+        f"metadata {len(reply.metadata_disks)} of {reply.metadata_copies_wanted} copies:"
+        f" {', '.join(reply.metadata_disks)}",
+        *(f"WARNING  {warning}" for warning in reply.warnings),
+        "",
+        _node_table(found),
+        "",
+        _disk_table(found),
+    ]
+    return "\n".join(lines)
+
+
+def _node_table(found: cluster_pb2.ClusterMap) -> str:
+    rows = [
+        [
+            node.name,
+            "online" if node.online else "OFFLINE",
+            "master" if node.master else "",
+            next((address for address in node.addresses if not address.startswith("unix:")), ""),
+            node.grpc_address,
+            node.version,
+        ]
+        for node in sorted(found.nodes, key=lambda node: node.number)
+    ]
+    return table(["NODE", "STATE", "ROLE", "STREAMS", "GRPC", "VERSION"], rows)
+
+
+def _disk_table(found: cluster_pb2.ClusterMap) -> str:
+    names = {node.number: node.name for node in found.nodes}
+    rows = [
+        [
+            str(disk.number),
+            names.get(disk.node, "?"),
+            "online" if _online(disk) else "OFFLINE",
+            human_bytes(disk.free_bytes),
+            human_bytes(disk.total_bytes),
+            disk.path + (f"  ({disk.problem})" if disk.problem else ""),
+        ]
+        for disk in sorted(found.disks, key=lambda disk: disk.number)
+    ]
+    return table(["DISK", "NODE", "STATE", "FREE", "SIZE", "PATH"], rows, right=frozenset({0, 3, 4}))
