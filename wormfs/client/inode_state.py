@@ -1,0 +1,197 @@
+"""What a client knows of one inode it has open or dirty: map, extents, uncommitted bytes.
+
+Invariants, kept by everyone who changes a state:
+- `map_version` grows whenever stripes or extents change or are dropped: a base read that began
+  under an older version must not be cached.
+- `version` grows with `map_version` and with every local write: a read that began under an older
+  one is done again, since bytes may have moved from dirty to the map meanwhile.
+- `dirty` and `storing` are filled only while `write_lease` is held.
+- a stripe index is in `storing` from the moment its bytes are sealed until they are committed.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import trio
+
+from wormfs.client.pieces import DirtyStripe, Piece, lay_spans, overlay, total_bytes
+from wormfs.core.errors import WormError
+from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT
+from wormfs.rpc.v1 import metadata_pb2, types_pb2
+
+
+@dataclass(slots=True)
+class Storing:
+    """One sealed stripe on its way to the disks and into the metadata."""
+
+    dirty: DirtyStripe
+    ended: trio.Event = field(default_factory=trio.Event)  # committed, or failed
+    stripe: types_pb2.Stripe | None = None  # set once durable
+    mtime_ns: int = 0
+    error: WormError | None = None
+
+
+class InodeState:
+    """See the module's invariants."""
+
+    __slots__ = (
+        "attributes",
+        "attributes_stale",
+        "dirty",
+        "extents",
+        "fresh",
+        "inode",
+        "lapsed_change",
+        "lock",
+        "map_version",
+        "mtime_ns",
+        "open_count",
+        "pages",
+        "readers",
+        "readers_gone",
+        "size_bytes",
+        "storing",
+        "stripes",
+        "version",
+        "write_lease",
+    )
+
+    def __init__(self, attributes: types_pb2.Attributes) -> None:
+        self.inode = attributes.inode
+        self.attributes = attributes
+        self.fresh = False  # attributes and map are covered by a lease
+        self.attributes_stale = False  # an own command changed them in a way no reply told
+        self.size_bytes = attributes.size_bytes  # with what is dirty here
+        self.mtime_ns = 0  # of the last local write; 0: nothing uncommitted
+        self.stripes: dict[int, types_pb2.Stripe] = {}
+        self.extents: dict[int, list[Piece]] = {}
+        self.pages: set[int] = set()  # map pages present, FILE_MAP_PAGE_DEFAULT stripes each
+        self.write_lease = False
+        self.dirty: dict[int, DirtyStripe] = {}
+        self.storing: dict[int, Storing] = {}
+        self.version = 0
+        self.map_version = 0
+        self.lock = trio.Lock()
+        self.open_count = 0
+        self.readers: defaultdict[int, int] = defaultdict(int)  # reads under way by map_version
+        self.readers_gone = trio.Event()
+        self.lapsed_change = 0  # != 0: the session was lost while dirty, the file stood at this change
+
+    @property
+    def stripe_size_bytes(self) -> int:
+        """File bytes one stripe covers."""
+        return self.attributes.stripe_size_bytes
+
+    @property
+    def has_dirty(self) -> bool:
+        """Whether bytes wait to be committed."""
+        return bool(self.dirty or self.storing)
+
+    # --- attributes and map ----------------------------------------------------------------
+
+    def adopt_attributes(self, attributes: types_pb2.Attributes) -> None:
+        """Take what the master said; local uncommitted writes stay on top."""
+        self.attributes = attributes
+        dirty_end = 0
+        size = attributes.stripe_size_bytes
+        for index, stripe in self.dirty.items():
+            dirty_end = max(dirty_end, index * size + stripe.end_bytes)
+        for index, storing in self.storing.items():
+            dirty_end = max(dirty_end, index * size + storing.dirty.end_bytes)
+        self.size_bytes = max(attributes.size_bytes, dirty_end)
+
+    def local_attributes(self) -> types_pb2.Attributes:
+        """Attributes with what is uncommitted here."""
+        if not self.mtime_ns:
+            return self.attributes
+        mine = types_pb2.Attributes()
+        mine.CopyFrom(self.attributes)
+        mine.size_bytes = self.size_bytes
+        mine.mtime_ns = mine.ctime_ns = max(self.mtime_ns, mine.mtime_ns)
+        return mine
+
+    def adopt_map(self, reply: metadata_pb2.FileMapReply) -> None:
+        """Take one page of the map (starting at a page border)."""
+        first, end = reply.first_index, reply.first_index + reply.count
+        for index in [each for each in self.stripes if first <= each < end]:
+            del self.stripes[index]
+        for index in [each for each in self.extents if first <= each < end]:
+            del self.extents[index]
+        for stripe in reply.stripes:
+            self.stripes[stripe.index] = stripe
+        size = self.stripe_size_bytes
+        for extent in reply.extents:
+            index, start = divmod(extent.offset_bytes, size)
+            self.extents.setdefault(index, []).append(Piece(start, extent.data))
+        for index in range(first // FILE_MAP_PAGE_DEFAULT, -(-end // FILE_MAP_PAGE_DEFAULT)):
+            self.pages.add(index)
+        self.map_version += 1
+        self.version += 1
+
+    def has_map(self, index: int) -> bool:
+        """Whether the map page of a stripe index is here."""
+        return index // FILE_MAP_PAGE_DEFAULT in self.pages
+
+    def drop_map(self) -> None:
+        """Forget the map: someone else changed the file, or may have."""
+        self.stripes.clear()
+        self.extents.clear()
+        self.pages.clear()
+        self.map_version += 1
+        self.version += 1
+
+    # --- commits ---------------------------------------------------------------------------
+
+    def committed_stripe(self, stripe: types_pb2.Stripe) -> None:
+        """The map after this client committed a stripe: it replaces the range's extents too."""
+        self.stripes[stripe.index] = stripe
+        self.extents.pop(stripe.index, None)
+        self.map_version += 1
+        self.version += 1
+
+    def committed_piece(self, index: int, piece: Piece) -> None:
+        """The map after this client committed an extent."""
+        self.extents[index] = overlay(self.extents.get(index, ()), piece)
+        self.map_version += 1
+        self.version += 1
+
+    def merged_inline_bytes(self, index: int, dirty: DirtyStripe) -> int:
+        """Extent bytes the range would hold if the dirty pieces were committed as extents."""
+        pieces = self.extents.get(index, [])
+        for piece in dirty.pieces:
+            pieces = overlay(pieces, piece)
+        return total_bytes(pieces)
+
+    def base_end_bytes(self, index: int) -> int:
+        """One past the last committed byte within a stripe's range."""
+        stripe = self.stripes.get(index)
+        pieces = self.extents.get(index)
+        return max(stripe.valid_bytes if stripe else 0, pieces[-1].end_bytes if pieces else 0)
+
+    def lay_extents(self, index: int, out: memoryview, out_start_bytes: int) -> None:
+        """Copy the range's extents over `out`, a window of the stripe."""
+        pieces = self.extents.get(index)
+        if pieces:
+            lay_spans(((p.start_bytes, memoryview(p.data)) for p in pieces), out, out_start_bytes)
+
+    # --- reads under way ---------------------------------------------------------------------
+
+    def enter_read(self) -> int:
+        """A read begins; give the answer to leave_read."""
+        self.readers[self.map_version] += 1
+        return self.map_version
+
+    def leave_read(self, entered: int) -> None:
+        """A read ended."""
+        left = self.readers[entered] - 1
+        if left:
+            self.readers[entered] = left
+        else:
+            del self.readers[entered]
+            self.readers_gone.set()
+            self.readers_gone = trio.Event()
+
+    async def wait_readers_before(self, map_version: int) -> None:
+        """Wait until every read that began under an older map has ended."""
+        while any(entered < map_version for entered in self.readers):
+            await self.readers_gone.wait()

@@ -1,0 +1,171 @@
+"""The nodes as a client sees them: the cluster map, and one connection to each node, made on demand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from google.protobuf.message import Message
+
+from wormfs.client.options import ClientOptions
+from wormfs.core.errors import NotFoundError, UnavailableError, WormError
+from wormfs.rpc.frames import Buffer
+from wormfs.rpc.methods import CLUSTER_GET_CLUSTER_MAP, Method
+from wormfs.rpc.stream_client import CallReply, StreamConnection, connect, open_connection
+from wormfs.rpc.v1 import cluster_pb2
+
+Req = TypeVar("Req", bound=Message)
+Rep = TypeVar("Rep", bound=Message)
+
+
+def machine_id() -> str:
+    """Name this machine until its next boot; processes that share it may share unix sockets."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def usable_addresses(node: cluster_pb2.NodeInfo, own_machine_id: str) -> list[str]:
+    """Return the node's addresses that mean the same thing here as there."""
+    same_machine = node.machine_id == own_machine_id
+    return [each for each in node.addresses if same_machine or not each.startswith("unix:")]
+
+
+class Peer:
+    """One node. Its connection is shared by all calls and made again when it broke."""
+
+    def __init__(self, addresses: Sequence[str], nursery: trio.Nursery, options: ClientOptions) -> None:
+        self.addresses = list(addresses)
+        self._nursery = nursery
+        self._options = options
+        self._connection: StreamConnection | None = None
+        self._connecting = trio.Lock()
+        self._suspect_until_s = 0.0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it failed lately: to be asked last."""
+        return trio.current_time() < self._suspect_until_s
+
+    def mark_suspect(self) -> None:
+        """Ask this node last for a while."""
+        self._suspect_until_s = trio.current_time() + self._options.suspect_s
+
+    async def connection(self) -> StreamConnection:
+        """Return the live connection, made now if need be; UnavailableError when it cannot be had."""
+        live = self._connection
+        if live is not None and not live.closed.is_set():
+            return live
+        async with self._connecting:
+            live = self._connection
+            if live is not None and not live.closed.is_set():
+                return live
+            self._connection = await connect(self._nursery, self.addresses, timeout_s=self._options.connect_s)
+            return self._connection
+
+    async def call(
+        self,
+        method: Method[Req, Rep],
+        request: Req,
+        *,
+        timeout_s: float,
+        data: Sequence[Buffer] = (),
+        into: Sequence[memoryview] = (),
+    ) -> CallReply[Rep]:
+        """Call a method; the node becomes suspect when it does not answer."""
+        try:
+            connection = self._connection
+            if connection is None or connection.closed.is_set():
+                connection = await self.connection()
+            return await connection.call(method, request, timeout_s=timeout_s, data=data, into=into)
+        except UnavailableError:
+            self.mark_suspect()
+            raise
+
+
+class PeerTable:
+    """The cluster map and the peers in it, found through any of the given addresses."""
+
+    def __init__(self, addresses: Sequence[str], nursery: trio.Nursery, options: ClientOptions) -> None:
+        self._seeds = list(addresses)
+        self._nursery = nursery
+        self._options = options
+        self._peers: dict[int, Peer] = {}
+        self._nodes_by_disk: dict[int, int] = {}
+        self._offline_disks: frozenset[int] = frozenset()
+        self._own_machine_id = machine_id()
+        self._refreshed_s = -1e9
+        self._refreshing = trio.Lock()
+        self.map = cluster_pb2.ClusterMap()
+
+    def peer_of_disk(self, disk: int) -> Peer:
+        """Return the node that serves a disk; NotFoundError for a disk the map does not know."""
+        try:
+            return self._peers[self._nodes_by_disk[disk]]
+        except KeyError:
+            raise NotFoundError(
+                f"disk {disk} is not in the cluster map; its node never registered it"
+            ) from None
+
+    def likely_down(self, disk: int) -> bool:
+        """Whether asking that disk is probably a waste: offline in the map, or its node just failed."""
+        if disk in self._offline_disks:
+            return True
+        node = self._nodes_by_disk.get(disk)
+        return node is None or self._peers[node].suspect
+
+    def knows_disk(self, disk: int) -> bool:
+        """Whether the map names the disk."""
+        return disk in self._nodes_by_disk
+
+    def master_addresses(self) -> list[str]:
+        """Addresses of the master the map names; empty when it names none."""
+        for node in self.map.nodes:
+            if node.master:
+                return usable_addresses(node, self._own_machine_id)
+        return []
+
+    def _adopt(self, new: cluster_pb2.ClusterMap) -> None:
+        for node in new.nodes:
+            addresses = usable_addresses(node, self._own_machine_id)
+            peer = self._peers.get(node.number)
+            if peer is None or peer.addresses != addresses:
+                self._peers[node.number] = Peer(addresses, self._nursery, self._options)
+        offline_nodes = {node.number for node in new.nodes if not node.online}
+        self._nodes_by_disk = {disk.number: disk.node for disk in new.disks}
+        self._offline_disks = frozenset(
+            disk.number
+            for disk in new.disks
+            if disk.node in offline_nodes or disk.state == cluster_pb2.DISK_STATE_OFFLINE
+        )
+        self.map = new
+
+    async def refresh(self, *, at_most_every_s: float = 0.5) -> None:
+        """Fetch the map anew; UnavailableError when no address answers."""
+        async with self._refreshing:
+            if trio.current_time() - self._refreshed_s < at_most_every_s:
+                return
+            self._adopt(await self._fetch())
+            self._refreshed_s = trio.current_time()
+
+    async def _fetch(self) -> cluster_pb2.ClusterMap:
+        tried: list[str] = []
+        request = cluster_pb2.GetClusterMapRequest()
+        candidates = [self.master_addresses(), *([seed] for seed in self._seeds)]
+        candidates += [peer.addresses for peer in self._peers.values()]
+        for addresses in candidates:
+            if not addresses:
+                continue
+            try:
+                async with open_connection(addresses, timeout_s=self._options.connect_s) as connection:
+                    reply = await connection.call(
+                        CLUSTER_GET_CLUSTER_MAP, request, timeout_s=self._options.connect_s
+                    )
+            except WormError as error:
+                tried.append(f"{addresses[0]} ({error.message})")
+                continue
+            if reply.message.nodes:
+                return reply.message
+            tried.append(f"{addresses[0]} (has no cluster map yet)")
+        raise UnavailableError(
+            f"no node of the cluster answers: tried {'; '.join(tried) or 'nothing'}; "
+            "check that wormfs-node runs and that the addresses are right"
+        )
