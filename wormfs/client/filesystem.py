@@ -648,11 +648,19 @@ class FileSystem:
 
     def on_lapse(self) -> None:
         """As SessionOwner: no lease can be trusted; pages of open files must be read again."""
-        self._page_changes.clear()
+        self._distrust(frozenset())
+
+    def on_resumed(self, write_leases: frozenset[int]) -> None:
+        """As SessionOwner."""
+        self._distrust(write_leases)
+
+    def _distrust(self, kept_write_leases: frozenset[int]) -> None:
+        """Ask again before serving anything cached, pages of open files included."""
         for state in self._states.values():
-            if state.has_dirty and not state.lapsed_change:
-                state.lapsed_change = state.attributes.change
-            state.write_lease = False
+            if state.inode not in kept_write_leases:
+                if state.has_dirty and not state.lapsed_change:
+                    state.lapsed_change = state.attributes.change
+                state.write_lease = False
             state.fresh = False
             state.attributes_stale = True
             self._nursery.start_soon(self._kernel.invalidate_inode, state.inode, True)

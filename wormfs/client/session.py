@@ -62,6 +62,9 @@ class SessionOwner(Protocol):
     def on_lapse(self) -> None:
         """The leases may have run out unseen: nothing cached may be served any more."""
 
+    def on_resumed(self, write_leases: frozenset[int]) -> None:
+        """Connected again; the master may have restarted: only these write leases are sure."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Link:
@@ -87,6 +90,7 @@ class Session:
         self._incarnation = 0  # counts the session ids used
         self._lease_s = 6.0
         self._valid_until_s = -1e9
+        self._handed_until_s = -1e9  # what was handed out as cacheable is gone by then
         self._lapsed = True
         self._link: _Link | None = None
         self._linking = trio.Lock()
@@ -102,7 +106,11 @@ class Session:
 
     def lease_left_s(self) -> float:
         """How long what the master granted may still be trusted; 0 when not at all."""
-        return max(0.0, self._valid_until_s - trio.current_time())
+        left_s = self._valid_until_s - trio.current_time()
+        if left_s <= 0:
+            return 0.0
+        self._handed_until_s = self._valid_until_s
+        return left_s
 
     def cacheable_s(self, pushes_seen: int) -> float:
         """How long a reply's attributes may be cached: 0 when a recall overtook the reply."""
@@ -216,11 +224,14 @@ class Session:
             label=self._label,
             open_inodes=self._owner.open_inodes(),
             write_leases=self._owner.write_leases(),
+            cached_ms=int(max(0.0, self._handed_until_s - trio.current_time()) * 1000) + 1,
         )
         sent_s = trio.current_time()
         reply = (await connection.call(METADATA_OPEN_SESSION, request, timeout_s=TRY_S)).message
         kept = bool(self._session_id) and reply.resumed and reply.session_id == self._session_id
-        if not kept:
+        if kept:
+            self._owner.on_resumed(frozenset(reply.granted_write_leases))
+        else:
             if self._session_id:
                 log.warning("session %d had expired; its leases are lost", self._session_id)
                 self._owner.on_lapse()

@@ -9,16 +9,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session_id", "label", "open_inodes", "write_leases")
+    __slots__ = ("session_id", "label", "open_inodes", "write_leases", "cached_ms")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     OPEN_INODES_FIELD_NUMBER: _ClassVar[int]
     WRITE_LEASES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_MS_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     label: str
     open_inodes: _containers.RepeatedScalarFieldContainer[int]
     write_leases: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[int] = ..., label: _Optional[str] = ..., open_inodes: _Optional[_Iterable[int]] = ..., write_leases: _Optional[_Iterable[int]] = ...) -> None: ...
+    cached_ms: int
+    def __init__(self, session_id: _Optional[int] = ..., label: _Optional[str] = ..., open_inodes: _Optional[_Iterable[int]] = ..., write_leases: _Optional[_Iterable[int]] = ..., cached_ms: _Optional[int] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
     __slots__ = ("session_id", "lease_ms", "resumed", "granted_write_leases", "cluster_id")
