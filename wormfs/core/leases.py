@@ -225,15 +225,20 @@ class LeaseTable:
 
     # Recalls
 
-    def recall_writer(self, inode: int, now_s: float, cause: tuple[int, int]) -> Recall | None:
-        """Recall the write lease of `inode`; None when one is underway already (or nobody has it)."""
+    def recall_writer(
+        self, inode: int, now_s: float, cause: tuple[int, int], *, whole: bool = False
+    ) -> Recall | None:
+        """Recall the write lease of `inode`; None when one is underway already (or nobody has it).
+
+        Its holder stays a reader, unless `whole`: then it drops what it caches as well.
+        """
         holder = self.writers.get(inode)
         if holder is None:
             return None
         for key in self.recalls_of.get(inode, ()):
             if self.recalls[key].write_lease and self.recalls[key].session == holder:
                 return None
-        return self._recall(holder, inode, now_s, cause, write_lease=True)
+        return self._recall(holder, inode, now_s, cause, attributes=whole, data=whole, write_lease=True)
 
     def recall_readers(
         self,
@@ -284,7 +289,10 @@ class LeaseTable:
         if recall.write_lease:
             session = self.sessions[number]
             self._drop_write(session, recall.inode)
-            session.reads.add(recall.inode)  # clean now, but still cached there
+            if recall.data:
+                session.reads.discard(recall.inode)
+            else:
+                session.reads.add(recall.inode)  # clean now, but still cached there
         return recall
 
     def is_recalled(self, number: int, inode: int) -> bool:
