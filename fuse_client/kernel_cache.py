@@ -1,0 +1,90 @@
+"""What the client may make the kernel forget: the `KernelCache` of a mount.
+
+Invalidations run in threads, for the kernel may block them on locks that are only released when we
+answer a request. That request may in turn wait for another mount, which waits for us: so no
+invalidation is waited for without end.
+
+- A name: it needs the directory's lock. While a request of ours holds that lock, or when the lock
+  is not had soon, all cached names are made to be looked up again, which needs no lock
+  (Linux 6.16). On older kernels the name goes as soon as that request is answered.
+- Pages: attributes go first and at once; the kernel then asks for attributes before its next read(2)
+  and drops the pages itself when the modification time changed (FUSE_AUTO_INVAL_DATA, on by
+  default). So an invalidation that is stuck on a page being read can be left to end by itself.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from fuse_client.handlers import KernelTables
+from fuse_client.notify import KernelNotifier
+
+_log = logging.getLogger(__name__)
+_ENTRY_WAIT_S = 0.1
+_INODE_WAIT_S = 2.0
+_THREADS = 64
+# An answer that made the kernel know an inode may still be on its way through the kernel.
+_UNKNOWN_RETRIES = 3
+_UNKNOWN_PAUSE_S = 0.002
+
+
+class MountKernelCache:
+    """Drops what a lease allowed the kernel to keep. Nothing is cached before `attach`."""
+
+    def __init__(self, tables: KernelTables) -> None:
+        self._tables = tables
+        self._notifier: KernelNotifier | None = None
+        self._threads = trio.CapacityLimiter(_THREADS)
+
+    def attach(self, notifier: KernelNotifier | None) -> None:
+        """The kernel side is there; None: it is gone, and with it all it cached."""
+        self._notifier = notifier
+
+    async def invalidate_inode(self, inode: int, data: bool) -> None:
+        """Drop attributes, and pages if `data`. Returns when done, or when waiting longer gains nothing."""
+        tables = self._tables
+        for listing in tables.listings:
+            listing.stale_inodes.add(inode)
+        notifier = self._notifier
+        if notifier is None or inode not in tables.lookups:
+            return
+        notify = partial(notifier.invalidate_inode, inode, data=data)
+        for _ in range(_UNKNOWN_RETRIES):
+            if await self._wait(notify, _INODE_WAIT_S) is not False:
+                return
+            await trio.sleep(_UNKNOWN_PAUSE_S)
+
+    async def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """Drop a name of a directory."""
+        tables = self._tables
+        for listing in tables.listings:
+            if listing.inode == parent:
+                listing.stale_names.add(name)
+        notifier = self._notifier
+        if notifier is None or parent not in tables.lookups:
+            return
+        if parent in tables.held and self._drop_all_entries(notifier):
+            return
+        done = await self._wait(partial(notifier.invalidate_entry, parent, name), _ENTRY_WAIT_S)
+        if done is None:
+            self._drop_all_entries(notifier)
+
+    def _drop_all_entries(self, notifier: KernelNotifier) -> bool:
+        try:
+            return notifier.invalidate_all_entries()
+        except OSError:
+            _log.exception("the kernel refused to drop cached names")
+            return False
+
+    async def _wait(self, notify: Callable[[], bool], wait_s: float) -> bool | None:
+        """Run in a thread; its result, or None when it went on without us or failed."""
+        with trio.move_on_after(wait_s):
+            try:
+                return await trio.to_thread.run_sync(notify, abandon_on_cancel=True, limiter=self._threads)
+            except OSError:
+                _log.exception("the kernel refused an invalidation")
+                return True
+        _log.info("an invalidation waits for a lock of the kernel; it goes on without us")
+        return None

@@ -1,0 +1,185 @@
+"""What the kernel holds of ours: inodes it knows, files and directories it has open, directory locks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from wormfs.core.errors import BadHandleError
+from wormfs.core.limits import ROOT_INODE
+
+if TYPE_CHECKING:
+    from wormfs.client.filesystem import Entry, Handle
+
+_Open = TypeVar("_Open")
+
+
+class LookupCounts:
+    """How often each inode was given to the kernel and not forgotten. The root is always known."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def __contains__(self, inode: int) -> bool:
+        return inode == ROOT_INODE or inode in self._counts
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, inode: int) -> None:
+        """One more answer named this inode. Call it before the answer goes out."""
+        self._counts[inode] = self._counts.get(inode, 0) + 1
+
+    def subtract(self, forgotten: Sequence[tuple[int, int]]) -> list[int]:
+        """Take off (inode, count) pairs; the inodes the kernel no longer knows."""
+        gone = []
+        for inode, count in forgotten:
+            left = self._counts.get(inode, 0) - count
+            if left > 0:
+                self._counts[inode] = left
+            elif self._counts.pop(inode, None) is not None:
+                gone.append(inode)
+        return gone
+
+
+class OpenTable(Generic[_Open]):
+    """Open files or directories by the number the kernel has for them. Numbers are never used twice."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Open] = {}
+        self._next = 1
+
+    def __iter__(self) -> Iterator[_Open]:
+        return iter(self._open.values())
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, opened: _Open) -> int:
+        """Number it."""
+        number = self._next
+        self._next += 1
+        self._open[number] = opened
+        return number
+
+    def get(self, number: int) -> _Open:
+        """Raises BadHandleError when it is not open."""
+        try:
+            return self._open[number]
+        except KeyError:
+            raise BadHandleError(f"handle {number} is not open") from None
+
+    def remove(self, number: int) -> _Open:
+        """It is closed. Raises BadHandleError when it was not open."""
+        opened = self.get(number)
+        del self._open[number]
+        return opened
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """One open file. `take_set_id`: the next write takes the set-id bits, for its writer is not root."""
+
+    handle: "Handle"
+    take_set_id: bool
+
+
+@dataclass(slots=True)
+class Listing:
+    """One open directory: a cursor by name, and the page at hand.
+
+    Offset i + 1 stands behind `names[i]` for as long as the directory is open, whatever is added or
+    removed meanwhile. Going back appends, it never renumbers; only starting over forgets offsets.
+    """
+
+    inode: int
+    names: list[bytes] = field(default_factory=list)
+    offset: int = 0  # where the listing stands
+    cursor: bytes = b""  # the name given last; the page's rest follows it
+    page: "Sequence[tuple[bytes, Entry]]" = ()
+    position: int = 0  # in the page: the first entry not given yet
+    ends: bool = False  # nothing follows the page
+    loaded_s: float = 0.0  # when the page was fetched, on trio's clock
+    stale_inodes: set[int] = field(default_factory=set)  # recalled since the page was fetched
+    stale_names: set[bytes] = field(default_factory=set)
+
+    def seek(self, offset: int) -> None:
+        """Stand at an offset given earlier; 0 is the start. The page is kept when nothing moves."""
+        if offset == self.offset and offset:
+            return
+        if offset == 0:
+            self.names.clear()
+        self.offset = min(offset, len(self.names))
+        self.cursor = self.names[self.offset - 1] if self.offset else b""
+        self.load((), ends=False, now_s=0.0)
+
+    def load(self, page: "Sequence[tuple[bytes, Entry]]", *, ends: bool, now_s: float) -> None:
+        """Take the page that follows the cursor, just fetched."""
+        self.page = page
+        self.position = 0
+        self.ends = ends
+        self.loaded_s = now_s
+        self.stale_inodes.clear()
+        self.stale_names.clear()
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the page at hand has no entry left."""
+        return self.position >= len(self.page)
+
+    def next_offset(self) -> int:
+        """The offset behind the entry to give next."""
+        return len(self.names) + 1
+
+    def advance(self, name: bytes) -> None:
+        """The entry at `position` was given."""
+        self.names.append(name)
+        self.offset = len(self.names)
+        self.cursor = name
+        self.position += 1
+
+    def cache_s(self, name: bytes, entry: "Entry", now_s: float) -> float:
+        """How long the kernel may keep an entry of the page: not at all when it was recalled since."""
+        if entry.attributes.inode in self.stale_inodes or name in self.stale_names:
+            return 0.0
+        return max(0.0, entry.cache_s - (now_s - self.loaded_s))
+
+
+class HeldDirectories:
+    """Directories whose kernel lock is held by a request that we have not answered yet.
+
+    The kernel holds a directory's lock during requests that name its entries; an invalidation of
+    one of its entries would wait for that lock.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def __contains__(self, inode: int) -> bool:
+        return inode in self._counts
+
+    def hold(self, *inodes: int) -> "_Hold":
+        """Hold them for the length of a `with` block."""
+        return _Hold(self._counts, inodes)
+
+
+class _Hold:
+    __slots__ = ("_counts", "_inodes")
+
+    def __init__(self, counts: dict[int, int], inodes: tuple[int, ...]) -> None:
+        self._counts = counts
+        self._inodes = inodes
+
+    def __enter__(self) -> None:
+        for inode in self._inodes:
+            self._counts[inode] = self._counts.get(inode, 0) + 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for inode in self._inodes:
+            left = self._counts[inode] - 1
+            if left:
+                self._counts[inode] = left
+            else:
+                del self._counts[inode]
