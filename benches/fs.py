@@ -104,7 +104,15 @@ def _end_namespace(name: str) -> None:
 
 def fsbench_rows(under_test: Mounted, script: Path, *, scale: float, only: str, tar: Path) -> dict[str, Row]:
     """One run of fsbench; its rows by name."""
-    command = [sys.executable, script, under_test.mount, "--scale", str(scale), "--tar", tar]
+    command: list[str | Path] = [
+        sys.executable,
+        script,
+        under_test.mount,
+        "--scale",
+        str(scale),
+        "--tar",
+        tar,
+    ]
     command += ["--only", only] if only else []
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=_PHASE_TIMEOUT_S)
     if done.returncode != 0:

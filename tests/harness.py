@@ -62,7 +62,9 @@ class Cluster:
 
     def up(self, *, nodes: int = 6, disks: int = 1, policy: str = "4+2") -> "Cluster":
         """Make the cluster, or start what is down of it."""
-        size = () if self.config.exists() else ("--nodes", str(nodes), "--disks", str(disks))
+        size: tuple[str | Path, ...] = (
+            () if self.config.exists() else ("--nodes", str(nodes), "--disks", str(disks))
+        )
         size += () if self.config.exists() else ("--policy", policy)
         out = run_well("dev", "up", "--dir", self.folder, *size)
         self.addresses = next(

@@ -23,13 +23,13 @@ exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 cluster not reac
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="wormfs",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     mount.add_parsers(subparsers)
     transfer.add_parsers(subparsers)
     names.add_parsers(subparsers)
@@ -42,15 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Every failure is one line on standard error, never a traceback."""
-    parsed = build_parser().parse_args(arguments)
     try:
-        code: int = parsed.run(parsed)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        return _fail(["interrupted"], 128 + signal.SIGINT)
+        try:
+            parsed = build_parser().parse_args(arguments)
+            code: int = parsed.run(parsed)
+        finally:
+            sys.stdout.flush()  # here, where a reader that went away is no traceback
     except BaseException as error:  # the last line of defence: what it was, in one line
         return _report(error)
     return code

@@ -10,7 +10,6 @@ import os
 import sys
 from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 
@@ -26,7 +25,7 @@ def to_plain(message: Message) -> dict[str, Any]:
     return plain
 
 
-def _plain_value(field: FieldDescriptor, value: Any) -> Any:
+def _plain_value(field: Any, value: Any) -> Any:
     if field.message_type is not None:
         return to_plain(value)
     if field.enum_type is not None:
@@ -34,8 +33,9 @@ def _plain_value(field: FieldDescriptor, value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
-def _enum_name(enum: EnumDescriptor, number: int) -> str:
+def _enum_name(enum: Any, number: int) -> str:
     """`DISK_STATE_ONLINE` of enum DiskState is `online`."""
+    # Descriptors have two unrelated classes, one of them private: so `Any`.
     known = enum.values_by_number.get(number)
     if known is None:
         return str(number)

@@ -35,7 +35,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def status_json(reply: cluster_pb2.StatusReply) -> dict[str, Any]:
     """The fields of StatusReply with those of its map beside them; disks name their node."""
     plain = to_plain(reply)
-    found = plain.pop("map")
+    found: dict[str, Any] = plain.pop("map")
     names = {node.number: node.name for node in reply.map.nodes}
     for disk in found["disks"]:
         disk["node_number"] = disk["node"]
