@@ -74,6 +74,7 @@ class Entry:
     method: Method[Any, Any]
     handler: Callable[..., Any]
     allocate: Allocate
+    takes_data: bool = False  # over gRPC, `data` of the request becomes raw data
 
     @property
     def streaming(self) -> bool:
@@ -106,14 +107,17 @@ class Registry:
 
         A unary handler is `async def h(context, request, data)`: `data` is the DataBuffer the
         request's raw data was received into (made by `allocate(length_bytes)`), or None without
-        any; the handler releases it. A server-streaming handler is an async generator function of
+        any; the handler releases it. A method with `allocate` takes its raw data from the request's
+        `data` field over gRPC. A server-streaming handler is an async generator function of
         (context, request); a client-streaming one is `async def h(context, requests)` over an
         async iterator. A WormError raised travels to the caller; anything else is logged here
         with its traceback and reported as an internal error.
         """
         if method.number in self.by_number:
             raise ValueError(f"{method.name} is served twice, or two names share a number")
-        self.by_number[method.number] = Entry(method, handler, allocate or HeapBuffer)
+        self.by_number[method.number] = Entry(
+            method, handler, allocate or HeapBuffer, takes_data=allocate is not None
+        )
 
 
 def reported(error: Exception, method: str, peer: str) -> WormError:

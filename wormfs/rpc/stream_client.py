@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, NoReturn
 
 import outcome
 import trio
@@ -70,9 +70,7 @@ class StreamConnection:
     UnavailableError, and so does every later one.
     """
 
-    def __init__(
-        self, sock: socket.socket, address: str, on_push: Callable[[Message], None] | None
-    ) -> None:
+    def __init__(self, sock: socket.socket, address: str, on_push: Callable[[Message], None] | None) -> None:
         self.address = address
         self.closed = trio.Event()
         self.on_push = on_push
@@ -206,13 +204,16 @@ class StreamConnection:
                 elif kind == KIND_PUSH:
                     self._receive_push(frame)
                 else:
-                    raise ProtocolError(f"a server sent a frame of kind {kind}")
+                    self._refuse(kind)
         except (ProtocolError, DecodeError) as error:
             log.warning("closing the connection to %s: %s", self.address, error)
             self._link.lost = UnavailableError(f"the peer broke the protocol: {error}")
         except UnavailableError as error:
             if self._link.lost is None:
                 self._link.lost = error
+
+    def _refuse(self, kind: int) -> NoReturn:
+        raise ProtocolError(f"a server sent a frame of kind {kind}")
 
     def _check_issued(self, request_id: int) -> None:
         if not 0 < request_id < self._next_id:
@@ -328,7 +329,7 @@ async def open_connection(
                 yield connection
             finally:
                 connection.close()
-        except Exception as error:  # noqa: BLE001 - raised below, outside of the nursery's group
+        except Exception as error:
             failure = error
     if failure is not None:
         raise failure

@@ -186,7 +186,7 @@ class ServerConnection:
         try:
             coroutine = entry.handler(self._context, request, buffer)
             answer = await self._drive(coroutine, request_id, scope, timeout_ms)
-        except Exception as error:  # noqa: BLE001 - `reported` logs what is a bug
+        except Exception as error:
             answer = reported(error, entry.method.name, self.peer)
         finally:
             waited = self._in_flight.pop(request_id, None) is not None
@@ -232,7 +232,7 @@ class ServerConnection:
         else:
             try:
                 buffer = entry.allocate(data_bytes)
-            except Exception as error:  # noqa: BLE001 - `reported` logs what is a bug
+            except Exception as error:
                 refusal = reported(error, entry.method.name, self.peer)
         try:
             await self._link.receive_data(data_bytes, DataSink([buffer.data] if buffer else ()))
@@ -257,7 +257,7 @@ class ServerConnection:
             while True:
                 try:
                     value = yield trap
-                except BaseException as error:  # noqa: BLE001 - thrown in by trio, meant for the handler
+                except BaseException as error:
                     trap = handler.throw(error)
                 else:
                     trap = handler.send(value)

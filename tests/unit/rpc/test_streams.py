@@ -41,9 +41,10 @@ async def echo(connection: StreamConnection, number: int) -> int:
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_calls_and_big_data_both_ways(kind: str, tmp_path: Path) -> None:
     address = unix_address(tmp_path) if kind == "unix" else "127.0.0.1:0"
-    async with running_server(address) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(address) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         assert await echo(connection, 7) == 7
         for length in (1, 1000, 32 * 1024, (1 << 20) + 5, 20 << 20):
             body = pattern(length)
@@ -66,9 +67,10 @@ async def test_calls_and_big_data_both_ways(kind: str, tmp_path: Path) -> None:
 
 
 async def test_thousand_concurrent_calls_get_their_own_replies(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         done = 0
 
         async def one(number: int) -> None:
@@ -89,9 +91,10 @@ async def test_thousand_concurrent_calls_get_their_own_replies(tmp_path: Path) -
 
 
 async def test_calls_go_on_beside_a_thousand_waiting_ones(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
 
         async def slow(number: int) -> None:
             request = filesystem_pb2.ReadLinkRequest(inode=number)
@@ -110,9 +113,10 @@ async def test_calls_go_on_beside_a_thousand_waiting_ones(tmp_path: Path) -> Non
 async def test_errors_of_handlers_arrive_as_their_class(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         with pytest.raises(NotFoundError, match="no entry b'x'") as caught:
             await connection.call(FAILS, filesystem_pb2.UnlinkRequest(name=b"x"), timeout_s=TIMEOUT_S)
         assert caught.value.errno == errno.ENOENT
@@ -126,9 +130,10 @@ async def test_errors_of_handlers_arrive_as_their_class(
 
 
 async def test_refused_data_is_drained_and_the_connection_goes_on(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         with pytest.raises(UnavailableError, match="no buffer"):
             await connection.call(
                 PUT, chunk_pb2.PutChunkRequest(), timeout_s=TIMEOUT_S, data=[b"thirteen byte"]
@@ -137,9 +142,10 @@ async def test_refused_data_is_drained_and_the_connection_goes_on(tmp_path: Path
 
 
 async def test_deadline_ends_a_call_and_its_handler(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         began = trio.current_time()
         with pytest.raises(DeadlineError, match="no answer"):
             await connection.call(SLOW, filesystem_pb2.ReadLinkRequest(), timeout_s=0.1)
@@ -149,9 +155,10 @@ async def test_deadline_ends_a_call_and_its_handler(tmp_path: Path) -> None:
 
 
 async def test_shorter_deadline_of_a_later_call_holds(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         ended: list[str] = []
 
         async def call(name: str, timeout_s: float) -> None:
@@ -167,9 +174,10 @@ async def test_shorter_deadline_of_a_later_call_holds(tmp_path: Path) -> None:
 
 
 async def test_cancellation_reaches_the_handler(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         async with trio.open_nursery() as nursery:
 
             async def call() -> None:
@@ -183,9 +191,10 @@ async def test_cancellation_reaches_the_handler(tmp_path: Path) -> None:
 
 
 async def test_late_data_never_touches_the_buffer_of_an_ended_call(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         room = bytearray(8 << 20)
         with pytest.raises(DeadlineError):
             await connection.call(
@@ -200,9 +209,10 @@ async def test_late_data_never_touches_the_buffer_of_an_ended_call(tmp_path: Pat
 
 
 async def test_more_data_than_room_is_an_error_of_that_call_alone(tmp_path: Path) -> None:
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
         room = bytearray(100)
         request = chunk_pb2.GetChunkRequest(length_bytes=1 << 20)
         with pytest.raises(ProtocolError, match="more than there is room"):
@@ -219,9 +229,10 @@ async def test_pushes_arrive_in_order_and_before_the_reply(tmp_path: Path) -> No
         assert isinstance(message, metadata_pb2.Recall)
         got.append(message.recall_id)
 
-    async with running_server(unix_address(tmp_path)) as server, open_connection(
-        server.addresses, timeout_s=TIMEOUT_S, on_push=on_push
-    ) as connection:
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S, on_push=on_push) as connection,
+    ):
         reply = await connection.call(PUSHES, metadata_pb2.SyncRequest(session_id=9), timeout_s=TIMEOUT_S)
         assert reply.pushes_seen == 9
         assert got == list(range(9))

@@ -1,0 +1,104 @@
+"""Calls over gRPC, synchronous, for command line tools and tests."""
+
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, NoReturn
+
+import grpc
+
+from wormfs.core.errors import UnavailableError
+from wormfs.rpc.errors_wire import from_status
+from wormfs.rpc.frames import MESSAGE_MAX_BYTES
+from wormfs.rpc.methods import Method, Reply, Request
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_MAX_BYTES),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class GrpcClient:
+    """A channel to one node ("host:port" or "unix:/path"); connects on the first call.
+
+    Every call raises the WormError the node answered, DeadlineError after `timeout_s`, or
+    UnavailableError when the node cannot be reached. Usable from several threads.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+
+    def __enter__(self) -> "GrpcClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the calls under way and the connection."""
+        self._channel.close()
+
+    def call(self, method: Method[Request, Reply], request: Request, *, timeout_s: float) -> Reply:
+        """One request, one reply."""
+        stub = self._channel.unary_unary(f"/{method.name}", _serialize, method.reply.FromString)
+        try:
+            reply: Reply = stub(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            self._raise(error)
+        return reply
+
+    def replies(
+        self, method: Method[Request, Reply], request: Request, *, timeout_s: float
+    ) -> Generator[Reply, None, None]:
+        """The replies of a server-streaming method, as they come; closing the iterator cancels the call."""
+        stub = self._channel.unary_stream(f"/{method.name}", _serialize, method.reply.FromString)
+        call: Any = stub(request, timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            self._raise(error)
+        finally:
+            call.cancel()
+
+    def upload(
+        self, method: Method[Request, Reply], requests: Iterable[Request], *, timeout_s: float
+    ) -> Reply:
+        """The requests of a client-streaming method, in order; answers when the node has used them."""
+        stub = self._channel.stream_unary(f"/{method.name}", _serialize, method.reply.FromString)
+        failed: list[Exception] = []
+
+        def guarded() -> Iterator[Request]:
+            try:
+                yield from requests
+            except Exception as error:  # gRPC would only log it
+                failed.append(error)
+                raise
+
+        try:
+            reply: Reply = stub(guarded(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            if failed:
+                raise failed[0] from error
+            self._raise(error)
+        return reply
+
+    def _raise(self, error: Any) -> NoReturn:
+        trailing = {key: str(value) for key, value in error.trailing_metadata() or ()}
+        found = from_status(error.code().name, error.details() or "", trailing)
+        if isinstance(found, UnavailableError) and not trailing:
+            found = type(found)(f"{self.address}: {found.message}")
+        raise found from None
+
+
+def _serialize(message: Any) -> bytes:
+    raw: bytes = message.SerializeToString()
+    return raw
+
+
+def call(address: str, method: Method[Request, Reply], request: Request, timeout_s: float) -> Reply:
+    """One call on a channel of its own, as GrpcClient.call."""
+    with GrpcClient(address) as client:
+        return client.call(method, request, timeout_s=timeout_s)
