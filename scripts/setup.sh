@@ -15,6 +15,17 @@ stamp=.venv/wormfs-setup
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
+# Run a command whose output matters only when it fails.
+quietly() {
+  local log; log=$(mktemp)
+  if ! "$@" >"$log" 2>&1 </dev/null; then
+    cat "$log" >&2
+    rm -f "$log"
+    fail "failed, its output is above: $*"
+  fi
+  rm -f "$log"
+}
+
 missing=()
 if command -v dpkg-query >/dev/null; then
   for package in "${packages[@]}"; do
@@ -29,15 +40,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     sudo=(sudo)
   fi
   say "installing Debian packages: ${missing[*]}"
-  log=$(mktemp)
-  if ! { "${sudo[@]}" apt-get update -q &&
-         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } \
-       >"$log" 2>&1 </dev/null; then
-    cat "$log" >&2
-    rm -f "$log"
-    fail "apt-get failed (its output is above)"
-  fi
-  rm -f "$log"
+  quietly "${sudo[@]}" apt-get update -q
+  quietly "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
 
 new_enough() { "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -61,7 +66,7 @@ if ! { [ -x .venv/bin/python ] && new_enough .venv/bin/python; }; then
   "$python" -m venv .venv
 fi
 say "installing the locked dependencies"
-.venv/bin/python -m pip install -q -r requirements.lock
-.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+quietly .venv/bin/python -m pip install -r requirements.lock
+quietly .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 printf '%s\n' "$wanted" >$stamp
 say "done"

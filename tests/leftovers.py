@@ -4,6 +4,7 @@ Each run has a token in its environment; all it starts inherits it, however deta
 PYTEST_CURRENT_TEST, which names the test at fault.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,7 +78,5 @@ def _processes_with(token: str) -> Iterator[tuple[int, str]]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
