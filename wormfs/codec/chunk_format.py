@@ -196,6 +196,8 @@ def parse_header(blocks: Buffer) -> ParsedHeader:
             raise ChunkCorruptError("the second header block belongs to another chunk")
         start = _PREFIX.size + _CHAIN.size
         checksums += second[start : start + (checksums_count - in_first) * CHECKSUM_BYTES]
+    if id_length > CLUSTER_ID_MAX_BYTES:
+        raise ChunkCorruptError(f"chunk header makes no sense: cluster id of {id_length} bytes")
     try:
         header = ChunkHeader(
             cluster_id=cluster_id[:id_length].decode(),

@@ -110,7 +110,7 @@ def _same_length(chunks: Mapping[int, Buffer], outputs: Sequence[WritableBuffer]
     return length
 
 
-class _ZfecCodec(StripeCodec):
+class ZfecCodec(StripeCodec):
     """zfec's code (Rizzo's Vandermonde matrix made systematic). Its outputs are copied once."""
 
     codec = Codec.ZFEC
@@ -143,7 +143,7 @@ class _ZfecCodec(StripeCodec):
             memoryview(target).cast("B")[:] = rebuilt[index]
 
 
-class _IsalCodec(StripeCodec):
+class IsalCodec(StripeCodec):
     """ISA-L's Cauchy code, on the callers' memory."""
 
     codec = Codec.ISAL_CAUCHY
@@ -168,6 +168,11 @@ class _IsalCodec(StripeCodec):
     ) -> None:
         self._plan(used, missing).run(sources, targets, length)
 
+    @property
+    def plans_made(self) -> int:
+        """Loss patterns prepared so far."""
+        return self._plan.cache_info().misses
+
     def _make_plan(self, used: tuple[int, ...], missing: tuple[int, ...]) -> isal.Product:
         k = self.k
         kept = b"".join(self._row(index) for index in used)
@@ -179,7 +184,7 @@ class _IsalCodec(StripeCodec):
         return self._matrix[index * self.k : (index + 1) * self.k]
 
 
-_CODERS: dict[Codec, type[StripeCodec]] = {Codec.ISAL_CAUCHY: _IsalCodec, Codec.ZFEC: _ZfecCodec}
+_CODERS: dict[Codec, type[StripeCodec]] = {Codec.ISAL_CAUCHY: IsalCodec, Codec.ZFEC: ZfecCodec}
 
 
 @lru_cache(maxsize=1)

@@ -96,8 +96,11 @@ def repair(protected: Buffer, parity: Buffer) -> tuple[bytes, int]:
     """
     mended = bytearray(protected)
     parity_view = bytes(parity)
+    made = parity_of(mended)
     repaired = 0
     for codeword in range(CODEWORDS):
+        if made[codeword::CODEWORDS] == parity_view[codeword::CODEWORDS]:
+            continue  # sound: not worth reedsolo's milliseconds
         damaged = mended[codeword::CODEWORDS] + parity_view[codeword::CODEWORDS]
         try:
             data, _, positions = _reedsolo().decode(damaged)
