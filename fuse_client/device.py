@@ -20,13 +20,13 @@ _MAX_BACKGROUND = 64  # asynchronous requests (readahead, mmap write-back) the k
 _CONGESTION = 48
 
 
-def mount_options(*, read_only: bool) -> set[str]:
+def mount_options(source: str, *, read_only: bool) -> set[str]:
     """Options of the mount.
 
     The kernel checks permissions. As root every user may enter, and set-id bits and device nodes
     work as on a local disk; the kernel forces nosuid and nodev on mounts of others.
     """
-    options = {"default_permissions", "fsname=wormfs", "subtype=wormfs"}
+    options = {"default_permissions", f"fsname={source}", "subtype=wormfs"}
     if os.getuid() == 0:
         options |= {"allow_other", "suid", "dev"}
     if read_only:
@@ -47,11 +47,11 @@ def check_device() -> None:
         raise InvalidError("fusermount3 is missing, which users other than root need to mount; install fuse3")
 
 
-def attach(operations: MountOperations, point: Path, *, read_only: bool) -> None:
+def attach(operations: MountOperations, point: Path, *, source: str, read_only: bool) -> None:
     """Mount. Raises InvalidError with libfuse's own reason."""
     with _captured_stderr() as reasons:
         try:
-            pyfuse3.init(operations, str(point), mount_options(read_only=read_only))
+            pyfuse3.init(operations, str(point), mount_options(source, read_only=read_only))
         except RuntimeError as error:
             reason = "; ".join(reasons()) or str(error)
             raise InvalidError(f"cannot mount at {point}: {reason}") from None

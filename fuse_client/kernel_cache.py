@@ -40,7 +40,9 @@ class MountKernelCache:
 
     def attach(self, notifier: KernelNotifier | None) -> None:
         """The kernel side is there; None: it is gone, and with it all it cached."""
-        self._notifier = notifier
+        before, self._notifier = self._notifier, notifier
+        if before is not None and self._threads.borrowed_tokens == 0:
+            before.close()
 
     async def invalidate_inode(self, inode: int, data: bool) -> None:
         """Drop attributes, and pages if `data`. Returns when done, or when waiting longer gains nothing."""

@@ -19,7 +19,9 @@ _INODE = struct.Struct("=Qqq")  # inode, offset, length; length 0 to the end, of
 _ENTRY = struct.Struct("=QII")  # parent, name length, flags
 
 # The kernel does not know the inode or name (ENOENT, ENOTDIR), or the mount is gone: nothing is cached.
-_NOTHING_CACHED = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV, errno.EPERM))
+_NOTHING_CACHED = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV, errno.EPERM, errno.EBADF)
+)
 
 
 class KernelNotifier:

@@ -68,11 +68,15 @@ async def serve_mount(settings: MountSettings, on_ready: Callable[[], None]) -> 
         ) as filesystem:
             await filesystem.getattr(ROOT_INODE)
             scope.deadline = math.inf
-            device.attach(MountOperations(filesystem, tables), settings.point, read_only=settings.read_only)
+            device.attach(
+                MountOperations(filesystem, tables),
+                settings.point,
+                source=f"wormfs:{settings.cluster[0]}",
+                read_only=settings.read_only,
+            )
             try:
                 await _serve(settings.point, kernel, on_ready)
             finally:
-                kernel.attach(None)
                 stopping()
                 phase = f"not everything could be written back within {settings.stop_s:.0f} s"
                 scope.deadline = trio.current_time() + settings.stop_s
@@ -105,6 +109,8 @@ async def _serve(point: Path, kernel: MountKernelCache, on_ready: Callable[[], N
         if mount is not None and find_kernel_mount(point) == mount:
             with contextlib.suppress(WormError):
                 unmount(point, lazy=True)
+        kernel.attach(None)
+        pyfuse3.close(unmount=False)  # what still waits for an answer gets an error now
 
 
 async def _announce(point: Path, kernel: MountKernelCache, on_ready: Callable[[], None]) -> None:

@@ -7,12 +7,14 @@ only when it could not write everything back; then `error` says what was lost.
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import re
 import subprocess
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from wormfs.core.errors import InvalidError, UnavailableError
 FILE_SYSTEM_TYPE = "fuse.wormfs"
 _MOUNT_TABLE = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
+_MNT_FORCE = 1  # end the requests that nobody will answer
 _MNT_DETACH = 2
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +119,22 @@ def _record_path(point: Path) -> Path:
     return runtime_folder() / f"mount-{digest}.json"
 
 
-def unmount(point: Path, *, lazy: bool) -> None:
+def unmount(point: Path, *, lazy: bool, force: bool = False) -> None:
     """Take the mount point off the tree; without `lazy` only when nothing there is in use.
 
-    Blocks while the kernel writes back pages of mmap. Raises UnavailableError when it is in use,
-    InvalidError when it cannot be done.
+    `force` (root only) ends requests without an answer; for mounts whose process is dead. Blocks while the
+    kernel writes back pages of mmap. Raises UnavailableError when it is in use, InvalidError when it
+    cannot be done.
     """
     if os.getuid() != 0:
         _fusermount(point, lazy=lazy)
         return
     library = ctypes.CDLL(None, use_errno=True)
-    if library.umount2(os.fsencode(point), _MNT_DETACH if lazy else 0) == 0:
+    flags = (_MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0)
+    if library.umount2(os.fsencode(point), flags) == 0:
         return
     number = ctypes.get_errno()
-    raise _failure(point, os.strerror(number), in_use=number == 16)  # EBUSY
+    raise _failure(point, os.strerror(number), in_use=number == errno.EBUSY)
 
 
 def _fusermount(point: Path, *, lazy: bool) -> None:
@@ -154,7 +160,7 @@ def clear_dead_mount(point: Path) -> bool:
     """Take off a mount whose process is gone; False when there is none."""
     cleared = False
     while find_kernel_mount(point) is not None and _is_dead(point):
-        unmount(point, lazy=True)
+        unmount(point, lazy=True, force=True)
         cleared = True
     if cleared:
         with contextlib.suppress(OSError):
@@ -164,10 +170,16 @@ def clear_dead_mount(point: Path) -> bool:
 
 def _is_dead(point: Path) -> bool:
     record = read_record(point)
-    if record is not None and record.process.running:
-        return False
-    try:
-        os.statvfs(point)
-    except OSError:
-        return True  # ENOTCONN: the kernel has no one to ask
-    return False
+    if record is not None:
+        return not record.process.running
+    alive: list[bool] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):  # ENOTCONN: the kernel has nobody to ask
+            os.statvfs(point)
+            alive.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    return not alive
