@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     options = parser.parse_args(arguments)
-    print(json.dumps(measure(options.seconds), indent=2))
+    print(json.dumps(measure(options.seconds)))
     return 0
 
 

@@ -29,10 +29,6 @@ _GATHER_MAX_BYTES = 4 << 20
 _QUEUED_FRAMES_MAX = 16_384
 
 
-class ConnectionLostError(UnavailableError):
-    """The connection broke or its peer closed it."""
-
-
 class Frame(NamedTuple):
     """A received header and its message; raw data is still to be received."""
 
@@ -125,7 +121,7 @@ class FrameLink:
         return Frame(header, bytes(self._view[start + HEADER_BYTES : start + size]))
 
     async def receive(self) -> Frame:
-        """The next frame. Raises ProtocolError; ConnectionLostError at the end of the stream."""
+        """The next frame. Raises ProtocolError; UnavailableError at the end of the stream."""
         while True:
             frame = self.poll()
             if frame is not None:
@@ -184,9 +180,9 @@ class FrameLink:
             self._drained = True
             return 0
         except OSError as error:
-            raise ConnectionLostError(f"the connection broke: {error.strerror}") from error
+            raise UnavailableError(f"the connection broke: {error.strerror}") from error
         if count == 0:
-            raise ConnectionLostError("the peer closed the connection")
+            raise UnavailableError("the peer closed the connection")
         # Level-triggered: fewer bytes than asked for means that the socket is empty, so the next
         # receive waits at once instead of failing first.
         self._drained = count < target.nbytes
@@ -196,7 +192,7 @@ class FrameLink:
         try:
             await trio.lowlevel.wait_readable(self._fd)
         except (trio.ClosedResourceError, OSError) as error:
-            raise ConnectionLostError("the connection was closed") from error
+            raise UnavailableError("the connection was closed") from error
 
     # Sending
 
@@ -261,7 +257,7 @@ class FrameLink:
 
     def _check(self) -> None:
         if self.lost is not None:
-            raise ConnectionLostError(self.lost.message)
+            raise UnavailableError(self.lost.message)
         if len(self._queue) >= _QUEUED_FRAMES_MAX:
             raise UnavailableError("the peer has stopped reading")
 
@@ -358,7 +354,7 @@ class FrameLink:
 
     def fail(self, error: OSError) -> UnavailableError:
         """Sending failed: give everything queued back, and end the stream for the receiving task."""
-        lost = ConnectionLostError(f"the connection broke: {error.strerror}")
+        lost = UnavailableError(f"the connection broke: {error.strerror}")
         self._drop(lost)
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -378,7 +374,7 @@ class FrameLink:
 
     def close(self) -> None:
         """Close the socket; whatever is queued is given back unsent."""
-        self._drop(ConnectionLostError("the connection was closed"))
+        self._drop(UnavailableError("the connection was closed"))
         if self._fd >= 0:
             trio.lowlevel.notify_closing(self._fd)
             self._fd = -1

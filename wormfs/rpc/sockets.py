@@ -90,7 +90,8 @@ def _tune(sock: socket.socket) -> None:
 def secure(sock: socket.socket, *, server: bool) -> socket.socket:
     """The seam for TLS 1.3: every accepted and every dialed socket passes here before its first byte.
 
-    FrameLink asks of what is returned only recv_into, send, sendmsg, fileno, shutdown and close.
+    FrameLink asks of what is returned only recv_into, send, sendmsg, fileno, shutdown and close, all
+    non-blocking, and that a recv_into that brings less than asked for has left nothing behind.
     """
     del server
     _tune(sock)
@@ -119,8 +120,8 @@ async def dial(address: UnixAddress | TcpAddress) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _short_path(address.path) as short:
-                # Blocking, yet bounded: connect(2) on a unix socket waits only while the listener's
-                # backlog is full, and the non-blocking form answers EAGAIN then.
+                # Never in progress: connect(2) on a unix socket succeeds or fails at once (EAGAIN
+                # while the listener's backlog is full).
                 sock.setblocking(False)
                 sock.connect(short)
             return secure(sock, server=False)
@@ -149,6 +150,7 @@ class Listener:
 
     async def accept(self) -> socket.socket:
         """The next connection. Raises OSError (EMFILE and its like)."""
+        await trio.lowlevel.checkpoint()  # a flood of connections must not starve those there are
         while True:
             try:
                 sock, _ = self._sock.accept()

@@ -8,6 +8,7 @@ at once; its late reply is received into nothing.
 import contextlib
 import logging
 import math
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from wormfs.rpc.frames import (
 )
 from wormfs.rpc.link import DataSink, Frame, FrameLink, Outgoing
 from wormfs.rpc.methods import PUSHED, Method, Reply, Request
-from wormfs.rpc.sockets import UnixAddress, dial, parse_address
+from wormfs.rpc.sockets import TcpAddress, UnixAddress, dial, parse_address
 from wormfs.rpc.v1 import types_pb2
 
 log = logging.getLogger(__name__)
@@ -113,11 +114,14 @@ class StreamConnection:
             sum(memoryview(buffer).nbytes for buffer in data) if data else 0,
         )
         call = _Call(method, into, timeout_s, trio.current_time() + timeout_s)
-        if data:
-            call.outgoing = self._link.send_data(frame, data)
-        else:
-            # Others are under way: let their frames and this one leave together.
-            self._link.send(frame, now=not self._pending)
+        try:
+            if data:
+                call.outgoing = self._link.send_data(frame, data)
+            else:
+                # Others are under way: let their frames and this one leave together.
+                self._link.send(frame, now=not self._pending)
+        except UnavailableError as error:
+            raise UnavailableError(f"{self.address}: {error.message}") from error
         self._next_id = request_id + 1
         self._pending[request_id] = call
         if call.deadline < self._wake_at:
@@ -282,6 +286,10 @@ class StreamConnection:
             self._wake_at = min((call.deadline for call in self._pending.values()), default=math.inf)
 
 
+def _absent(address: UnixAddress | TcpAddress) -> bool:
+    return isinstance(address, UnixAddress) and not os.path.exists(address.path)
+
+
 async def connect(
     nursery: trio.Nursery,
     addresses: Sequence[str],
@@ -298,8 +306,8 @@ async def connect(
     reasons = []
     for left, text in zip(range(len(addresses), 0, -1), addresses, strict=True):
         address = parse_address(text)
-        if isinstance(address, UnixAddress) and not address.path.exists():
-            reasons.append(f"{text}: no such socket")
+        if _absent(address):
+            reasons.append(f"{text}: no such socket, or no way to it")
             continue
         share_s = max(deadline - trio.current_time(), 0) / left
         try:

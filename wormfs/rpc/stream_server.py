@@ -8,7 +8,7 @@ handlers run side by side and each runs from start to end in one task, as trio e
 
 import logging
 import types
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from wormfs.core.errors import InvalidError, ProtocolError, UnavailableError, WormError
 from wormfs.rpc.errors_wire import to_reply
-from wormfs.rpc.frames import KIND_CANCEL, KIND_ERROR, KIND_PUSH, KIND_REPLY, KIND_REQUEST, pack_frame
+from wormfs.rpc.frames import KIND_CANCEL, KIND_ERROR, KIND_PUSH, KIND_REPLY, KIND_REQUEST, Buffer, pack_frame
 from wormfs.rpc.link import DataSink, Frame, FrameLink
 from wormfs.rpc.methods import number_of
 from wormfs.rpc.registry import (
@@ -50,6 +50,32 @@ _QUEUED_MAX_BYTES = 16 << 20
 _SPARES_MAX = 32
 _TURN_S = 0.001  # a reader that never waits lets others run, and its answers leave, this often
 _ACCEPT_PAUSE_S = 0.1
+
+
+class _Reply:
+    """A handler's answer, ready to be sent. Raises ProtocolError for one that is too large."""
+
+    __slots__ = ("data", "data_bytes", "frame", "release")
+
+    def __init__(self, request_id: int, answer: Message | Answer[Message]) -> None:
+        if not isinstance(answer, Answer):
+            self.data: Sequence[Buffer] = ()
+            self.data_bytes = 0
+            self.release: Callable[[], None] | None = None
+            self.frame = pack_frame(KIND_REPLY, 0, request_id, 0, answer.SerializeToString(), 0)
+            return
+        self.data = answer.data
+        self.release = answer.release
+        try:
+            self.data_bytes = sum(memoryview(buffer).nbytes for buffer in answer.data)
+            message = answer.message.SerializeToString()
+            self.frame = pack_frame(KIND_REPLY, 0, request_id, 0, message, self.data_bytes)
+        except BaseException:
+            if answer.release is not None:
+                answer.release()
+            raise
+        if not self.data_bytes and answer.release is not None:
+            answer.release()
 
 
 class ServerConnection:
@@ -177,17 +203,20 @@ class ServerConnection:
             raise ProtocolError(f"request {request_id} is under way already")
         request = entry.method.request.FromString(frame.message)
         buffer = await self._receive_data(entry, data_bytes) if data_bytes else None
+        if entry.streaming and not isinstance(buffer, WormError):
+            buffer = InvalidError(f"{entry.method.name} is served over gRPC only")
         if isinstance(buffer, WormError):
             self._answer_error(request_id, buffer, now=False)
             return False
         self._data_bytes += data_bytes
-        answer: Message | Answer[Message] | WormError
+        reply: _Reply | WormError
         waited = False
         try:
             coroutine = entry.handler(self._context, request, buffer)
             answer = await self._drive(coroutine, request_id, scope, timeout_ms)
+            reply = _Reply(request_id, answer)
         except Exception as error:
-            answer = reported(error, entry.method.name, self.peer)
+            reply = reported(error, entry.method.name, self.peer)
         finally:
             waited = self._in_flight.pop(request_id, None) is not None
             self._data_bytes -= data_bytes
@@ -196,51 +225,43 @@ class ServerConnection:
                 self._finished = None
         # The reader's answers leave together, when it has nothing more to read.
         now = waited and not self._in_flight
-        if isinstance(answer, WormError):
-            self._answer_error(request_id, answer, now=now)
-        elif isinstance(answer, Answer):
-            self._answer_data(request_id, answer)
+        if isinstance(reply, WormError):
+            self._answer_error(request_id, reply, now=now)
+        elif reply.data_bytes:
+            self._answer_data(reply)
+        elif waited:
+            self._link.send(reply.frame, now=now)
         else:
-            frame_out = pack_frame(KIND_REPLY, 0, request_id, 0, answer.SerializeToString(), 0)
-            if waited:
-                self._link.send(frame_out, now=now)
-            else:
-                self._link.enqueue(frame_out)
+            self._link.enqueue(reply.frame)
         return waited
 
     def _answer_error(self, request_id: int, error: WormError, *, now: bool) -> None:
         message = to_reply(error).SerializeToString()
         self._link.send(pack_frame(KIND_ERROR, 0, request_id, 0, message, 0), now=now)
 
-    def _answer_data(self, request_id: int, answer: Answer[Message]) -> None:
+    def _answer_data(self, reply: "_Reply") -> None:
         try:
-            length = sum(memoryview(buffer).nbytes for buffer in answer.data)
-            message = answer.message.SerializeToString()
-            frame = pack_frame(KIND_REPLY, 0, request_id, 0, message, length)
-            self._link.send_data(frame, answer.data, answer.release)
-        except WormError:
-            if answer.release is not None:
-                answer.release()
+            self._link.send_data(reply.frame, reply.data, reply.release)
+        except UnavailableError:
+            if reply.release is not None:
+                reply.release()
             raise
 
     async def _receive_data(self, entry: Entry, data_bytes: int) -> DataBuffer | WormError:
         """The raw data behind a request, or why it was refused (it is drained then)."""
         buffer: DataBuffer | None = None
-        refusal: WormError | None = None
-        if entry.streaming:
-            refusal = InvalidError(f"{entry.method.name} is served over gRPC only")
-        else:
-            try:
-                buffer = entry.allocate(data_bytes)
-            except Exception as error:
-                refusal = reported(error, entry.method.name, self.peer)
+        refusal = WormError("refused")
+        try:
+            buffer = entry.allocate(data_bytes)
+        except Exception as error:
+            refusal = reported(error, entry.method.name, self.peer)
         try:
             await self._link.receive_data(data_bytes, DataSink([buffer.data] if buffer else ()))
         except BaseException:
             if buffer is not None:
                 buffer.release()
             raise
-        return refusal or buffer or HeapBuffer(0)
+        return buffer if buffer is not None else refusal
 
     @types.coroutine
     def _drive(

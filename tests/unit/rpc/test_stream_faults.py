@@ -20,8 +20,9 @@ from tests.unit.rpc.conftest import (
     running_server,
     unix_address,
 )
-from wormfs.core.errors import ConfigError, DeadlineError, ProtocolError, UnavailableError
+from wormfs.core.errors import ConfigError, DeadlineError, ProtocolError, UnavailableError, WormError
 from wormfs.rpc.frames import (
+    DATA_MAX_BYTES,
     KIND_CANCEL,
     KIND_ERROR,
     KIND_PUSH,
@@ -31,7 +32,7 @@ from wormfs.rpc.frames import (
 )
 from wormfs.rpc.sockets import TcpAddress, UnixAddress, parse_address
 from wormfs.rpc.stream_client import open_connection
-from wormfs.rpc.stream_server import Registry, serve_streams
+from wormfs.rpc.stream_server import Answer, DataBuffer, Registry, RequestContext, serve_streams
 from wormfs.rpc.v1 import chunk_pb2, filesystem_pb2
 
 TIMEOUT_S = 20.0
@@ -93,7 +94,7 @@ async def test_random_bytes_never_crash_or_hang_the_server(tmp_path: Path) -> No
         for _ in range(150):
             parts = []
             for _ in range(seed.randrange(1, 6)):
-                method = seed.choice([ECHO, SLOW, PUT, GET]).number
+                method = seed.choice([ECHO.number, SLOW.number, PUT.number, GET.number])
                 size = seed.choice([0, 1, 13, 5000, 100_000])
                 kind = seed.choice([KIND_REQUEST] * 6 + [KIND_CANCEL])
                 frame = pack_frame(
@@ -279,3 +280,39 @@ async def test_no_descriptor_stays_behind(tmp_path: Path) -> None:
         for _ in range(3):
             await assert_serving(server)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+async def test_answers_that_cannot_be_sent_are_errors_of_their_call_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = []
+
+    async def too_large(
+        context: RequestContext, request: chunk_pb2.GetChunkRequest, data: DataBuffer | None
+    ) -> Answer[chunk_pb2.GetChunkReply]:
+        body = memoryview(bytes(request.length_bytes))
+        return Answer(chunk_pb2.GetChunkReply(), (body,), lambda: released.append(1))
+
+    async def nothing(
+        context: RequestContext, request: filesystem_pb2.GetAttrRequest, data: DataBuffer | None
+    ) -> filesystem_pb2.AttrReply:
+        return None  # type: ignore[return-value]
+
+    registry = Registry()
+    registry.add(GET, too_large)
+    registry.add(ECHO, nothing)
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(serve_streams, registry, [unix_address(tmp_path)])
+        async with open_connection(addresses, timeout_s=TIMEOUT_S) as connection:
+            for length in (DATA_MAX_BYTES + 1, DATA_MAX_BYTES + 1):
+                request = chunk_pb2.GetChunkRequest(length_bytes=length)
+                with pytest.raises(ProtocolError, match="too large"):
+                    await connection.call(GET, request, timeout_s=TIMEOUT_S)
+            assert len(released) == 2
+            reply = await connection.call(GET, chunk_pb2.GetChunkRequest(), timeout_s=TIMEOUT_S)
+            assert reply.data_bytes == 0
+            assert len(released) == 3
+            with pytest.raises(WormError, match="internal error"):
+                await connection.call(ECHO, filesystem_pb2.GetAttrRequest(), timeout_s=TIMEOUT_S)
+            assert "nothing" in caplog.text or "NoneType" in caplog.text
+        nursery.cancel_scope.cancel()
