@@ -88,7 +88,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _micro(name: str, rounds: int) -> dict[str, Row]:
-    """Rows of `python -m benches.NAME`, whose last line is JSON: {row: [value, unit]}."""
+    """Rows of `python -m benches.NAME`, which ends with a JSON object {row: [value, unit]}."""
     found = []
     for _ in range(rounds):
         done = subprocess.run(
@@ -101,7 +101,7 @@ def _micro(name: str, rounds: int) -> dict[str, Row]:
         )
         if done.returncode != 0:
             raise SystemExit(f"benches/{name}.py exited {done.returncode}")
-        rows = json.loads(done.stdout.strip().splitlines()[-1])
+        rows = json.loads(done.stdout[done.stdout.index("{") :])
         found.append({row: Row(float(value), str(unit)) for row, (value, unit) in rows.items()})
     return medians(found)
 
