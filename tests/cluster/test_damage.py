@@ -1,0 +1,83 @@
+"""Random flips and cuts in chunk files while reading: right bytes or EIO, never wrong ones."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.cluster.files import LONG_BYTES, SHORT_BYTES, KnownFiles, digest
+from tests.conftest import ClusterFactory
+from tests.harness import Cluster, drop_caches
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(900)]
+
+
+def chunk_files(cluster: Cluster, disks: int) -> list[Path]:
+    return sorted(
+        path
+        for disk in range(1, disks + 1)
+        for path in (cluster.disk(1, disk) / "chunks").rglob("*")
+        if path.is_file()
+    )
+
+
+def damage(path: Path, random: Random) -> None:
+    """Flip some bytes, or cut the file."""
+    data = bytearray(path.read_bytes())
+    if random.random() < 0.2:
+        data = data[: random.randrange(len(data) + 1)]
+    else:
+        for _ in range(random.choice([1, 1, 3, 50])):
+            data[random.randrange(len(data))] ^= random.randrange(1, 256)
+    with path.open("r+b") as file:  # in place: the node may have it open
+        file.truncate(len(data))
+        file.write(data)
+
+
+def test_damaged_chunks_give_right_bytes_or_eio(
+    cluster: ClusterFactory, rounds: Callable[[int, int], int]
+) -> None:
+    random = Random(11)
+    one = cluster(nodes=1, disks=6, policy="4+2")
+    mount = one.mount()
+    known = KnownFiles.write(mount, random, {SHORT_BYTES: 10, LONG_BYTES: 2})
+    refused = 0
+    for number in range(rounds(6, 60)):
+        files = chunk_files(one, 6)
+        originals = {path: path.read_bytes() for path in random.sample(files, k=min(len(files), 12))}
+        for path in originals:
+            damage(path, random)
+        if number % 3 == 0:
+            one.remount(mount)
+        drop_caches()
+        for path, expected in known.digests.items():
+            try:
+                found = digest(path)
+            except OSError as error:
+                assert error.errno == errno.EIO  # noqa: PT017 - either outcome is right
+                refused += 1
+            else:
+                assert found == expected, f"round {number}: wrong bytes in {path.name}"
+        for path, data in originals.items():
+            path.write_bytes(data)
+    one.remount(mount)
+    known.check()
+    assert refused < rounds(6, 60) * len(known.digests)
+
+
+def test_a_lightly_damaged_file_reads_right(cluster: ClusterFactory) -> None:
+    random = Random(12)
+    one = cluster(nodes=1, disks=6, policy="4+2")
+    mount = one.mount()
+    known = KnownFiles.write(mount, random, {LONG_BYTES: 1})
+    damaged = 0
+    for disk in (1, 2):  # at most m chunks of any stripe
+        for path in (one.disk(1, disk) / "chunks").rglob("*"):
+            if path.is_file():
+                damage(path, random)
+                damaged += 1
+    assert damaged >= 4
+    one.remount(mount)
+    known.check()
