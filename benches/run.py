@@ -32,7 +32,7 @@ MICRO = ("codec", "store", "streams", "metadata")
 PARTS = (*MICRO, "fs", "space", "memory")
 FSBENCH_PARTS = ("seq", "small", "tar")
 _MICRO_TIMEOUT_S = 900.0
-_console = Console(stderr=False, highlight=False)
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 # What each row of fsbench must reach beside the peer; the rest 1.0. Synced small overwrites may
 # fall short until the small-write log is there.
 _WANTED_RATIOS = {"seq_write_1m_fsync": 1.5, "seq_read_1m_cold": 1.5, "rand_write_4k_sync": 0.0}
