@@ -190,8 +190,20 @@ class ServerConnection:
             if self._link.queued_bytes > _QUEUED_MAX_BYTES:
                 await self._link.wait_for_room()
             elif self._too_much(data_bytes):
-                self._finished = trio.Event()
-                await self._finished.wait()
+                await self._handler_ends()
+
+    async def _handler_ends(self) -> None:
+        if self._finished is None:
+            self._finished = trio.Event()
+        await self._finished.wait()
+
+    async def drain(self) -> None:
+        """Close the connection at the first moment when every request read is answered."""
+        while self._in_flight:
+            await self._handler_ends()
+        while self._link.queued_bytes and self._link.lost is None:
+            await self._link.wait_for_room()
+        self._end()
 
     async def _serve(self, frame: Frame, scope: trio.CancelScope) -> bool:
         """Run one request's handler and answer. Returns whether it waited."""
@@ -298,41 +310,75 @@ async def serve_streams(
     registry: Registry,
     addresses: Sequence[str],
     *,
+    drain_s: float = 0.0,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a registry on addresses ("unix:/path" or "host:port") until cancelled.
 
-    Started with the addresses as bound (port 0 replaced by the real one). Raises ConfigError for an
-    address that cannot be used.
+    Started with the addresses as bound (port 0 replaced by the real one). When cancelled it accepts
+    no more connections and gives the requests under way `drain_s` to be answered. Raises
+    ConfigError for an address that cannot be used.
     """
     listeners: list[Listener] = []
+    clients = _Clients(registry)
     try:
         for address in addresses:
             listeners.append(await listen(address))
         async with trio.open_nursery() as nursery:
-            for listener in listeners:
-                nursery.start_soon(_accept, listener, registry, nursery)
-            task_status.started([str(listener.address) for listener in listeners])
+            await nursery.start(clients.run)
+            try:
+                async with trio.open_nursery() as acceptors:
+                    for listener in listeners:
+                        acceptors.start_soon(clients.accept_from, listener)
+                    task_status.started([str(listener.address) for listener in listeners])
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + drain_s):
+                    await clients.drain()
+                nursery.cancel_scope.cancel()
+                clients.scope.cancel()
     finally:
         for listener in listeners:
             listener.close()
 
 
-async def _accept(listener: Listener, registry: Registry, nursery: trio.Nursery) -> None:
-    while True:
+class _Clients:
+    """All connections of a server. They outlive its cancellation until they are drained."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.scope = trio.CancelScope(shield=True)
+        self._registry = registry
+        self._connections: set[ServerConnection] = set()
+        self._nursery: trio.Nursery
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self.scope:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+
+    async def accept_from(self, listener: Listener) -> None:
+        while True:
+            try:
+                sock = await listener.accept()
+                peer = describe_peer(sock)
+            except OSError as error:
+                log.warning("cannot accept a connection on %s: %s", listener.address, error)
+                await trio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            connection = ServerConnection(FrameLink(sock), self._registry, peer)
+            self._nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        """One client's failure, even a bug of ours, is not the others'."""
+        self._connections.add(connection)
         try:
-            sock = await listener.accept()
-            peer = describe_peer(sock)
-        except OSError as error:
-            log.warning("cannot accept a connection on %s: %s", listener.address, error)
-            await trio.sleep(_ACCEPT_PAUSE_S)
-            continue
-        nursery.start_soon(_serve_client, ServerConnection(FrameLink(sock), registry, peer))
+            await connection.run()
+        except Exception:
+            log.exception("the connection of %s failed", connection.peer)
+        finally:
+            self._connections.discard(connection)
 
-
-async def _serve_client(connection: ServerConnection) -> None:
-    """One client's failure, even a bug of ours, is not the others'."""
-    try:
-        await connection.run()
-    except Exception:
-        log.exception("the connection of %s failed", connection.peer)
+    async def drain(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for connection in self._connections:
+                nursery.start_soon(connection.drain)

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.unit.rpc.conftest import (
     PUT,
     SLOW,
     Server,
+    make_registry,
     pattern,
     running_server,
     unix_address,
@@ -316,3 +318,33 @@ async def test_answers_that_cannot_be_sent_are_errors_of_their_call_alone(
                 await connection.call(ECHO, filesystem_pb2.GetAttrRequest(), timeout_s=TIMEOUT_S)
             assert "nothing" in caplog.text or "NoneType" in caplog.text
         nursery.cancel_scope.cancel()
+
+
+async def test_cancelled_server_answers_what_is_under_way_within_its_drain(tmp_path: Path) -> None:
+    server = Server([])
+    serve = partial(serve_streams, make_registry(server), [unix_address(tmp_path)], drain_s=10)
+    scope = trio.CancelScope()
+    stopped = trio.Event()
+
+    async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
+        with scope:
+            await serve(task_status=task_status)
+        stopped.set()
+
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(run)
+        async with open_connection(addresses, timeout_s=TIMEOUT_S) as connection:
+
+            async def call() -> None:
+                request = filesystem_pb2.ReadLinkRequest(inode=4)
+                reply = await connection.call(SLOW, request, timeout_s=TIMEOUT_S)
+                assert reply.message.target == b"4"
+
+            nursery.start_soon(call)
+            await server.entered.wait()
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert not stopped.is_set()
+            server.release.set()
+            await stopped.wait()
+            await connection.closed.wait()
