@@ -33,11 +33,6 @@ def multiply(a: int, b: int) -> int:
     return _POWERS[_LOGARITHMS[a] + _LOGARITHMS[b]]
 
 
-def power_of_two(exponent: int) -> int:
-    """Return the generator 2 raised to `exponent` >= 0."""
-    return _POWERS[exponent % 255]
-
-
 def multiply_row(row: bytes, matrix: bytes, columns: int) -> bytes:
     """Return the row vector `row` times the row-major `matrix` of len(row) rows and `columns` columns."""
     product = bytearray(columns)
