@@ -29,7 +29,7 @@ WORMFS = Path(sys.executable).parent / "wormfs"
 PIECE_BYTES = 1 << 20
 COMMAND_TIMEOUT_S = 150
 KILLED = (3, 5)
-_console = Console(highlight=False)
+_console = Console(highlight=False, soft_wrap=True)
 
 Digests = dict[str, str]
 
