@@ -90,7 +90,8 @@ def run_umount(arguments: argparse.Namespace) -> int:
         if record is None:
             raise InvalidError(f"{point} is not a WormFS mount")
     elif clear_dead_mount(point):
-        print(f"wormfs: the mount process of {point} had died; the dead mount is removed", file=sys.stderr)
+        note = "had died, and what was not synced is lost; the dead mount is removed"
+        print(f"wormfs: the mount process of {point} {note}", file=sys.stderr)
         return 0
     else:
         _unmount_within(point, _WRITTEN_S)

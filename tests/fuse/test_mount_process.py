@@ -1,0 +1,116 @@
+"""The life of a mount: up and down by every way there is, and what a dead one leaves."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ClusterFactory
+from tests.harness import Cluster, run, wait_until
+from wormfs.cli.mounts import MountRecord, find_kernel_mount, read_record
+
+
+@pytest.fixture(scope="module")
+def served(module_cluster: ClusterFactory) -> Cluster:
+    return module_cluster(nodes=1, disks=3, policy="2+1")
+
+
+@pytest.fixture
+def point(served: Cluster) -> Iterator[Path]:
+    yield served.mount()
+    if find_kernel_mount(served.mounts[0]) is None:
+        served.mounts.clear()
+    else:
+        served.unmount(served.mounts[0])
+
+
+def _record(point: Path) -> MountRecord:
+    record = read_record(point)
+    assert record is not None
+    return record
+
+
+def _ended(record: MountRecord) -> None:
+    assert record.process.wait_gone(40)
+    assert find_kernel_mount(Path(record.point)) is None
+
+
+def test_umount_command_ends_the_process(served: Cluster, point: Path) -> None:
+    record = _record(point)
+    (point / "a").write_bytes(b"kept")
+    assert run("umount", point).returncode == 0
+    _ended(record)
+    assert not record.process.running
+    assert (served.mount() / "a").read_bytes() == b"kept"
+
+
+def test_umount_by_hand_ends_the_process(point: Path) -> None:
+    record = _record(point)
+    subprocess.run(["umount", point], check=True, timeout=30)
+    _ended(record)
+    wait_until(lambda: read_record(point) is None, "the record is gone")
+
+
+def test_sigterm_writes_back_and_unmounts(served: Cluster, point: Path) -> None:
+    record = _record(point)
+    with (point / "b").open("wb", buffering=0) as opened:
+        opened.write(b"not closed")
+        record.process.send(signal.SIGTERM)
+        _ended(record)
+    assert (served.mount() / "b").read_bytes() == b"not closed"
+
+
+def test_busy_mount_is_refused_and_stays(point: Path) -> None:
+    with (point / "c").open("wb"):
+        done = run("umount", point)
+        assert done.returncode == 3
+        assert "in use" in done.stderr
+    assert find_kernel_mount(point) is not None
+
+
+def test_dead_mount_is_cleared_by_umount(point: Path) -> None:
+    record = _record(point)
+    record.process.send(signal.SIGKILL)
+    assert record.process.wait_gone(20)
+    assert run("umount", point).returncode == 0
+    assert find_kernel_mount(point) is None
+
+
+def test_dead_mount_is_replaced_by_mount(served: Cluster, point: Path) -> None:
+    record = _record(point)
+    record.process.send(signal.SIGKILL)
+    assert record.process.wait_gone(20)
+    served.mount()
+    assert os.listdir(point) is not None
+
+
+def test_second_mount_is_refused(served: Cluster, point: Path) -> None:
+    done = run("mount", point, "--cluster", served.addresses)
+    assert done.returncode == 2
+    assert "already" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_wrong_mount_point_is_one_line(served: Cluster, tmp_path: Path, kind: str) -> None:
+    wrong = tmp_path / "x"
+    if kind == "file":
+        wrong.touch()
+    done = run("mount", wrong, "--cluster", served.addresses)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_unreachable_cluster_is_one_line(tmp_path: Path) -> None:
+    done = run("mount", tmp_path, "--cluster", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert find_kernel_mount(tmp_path) is None
+
+
+def test_umount_of_something_else_is_an_error(tmp_path: Path) -> None:
+    done = run("umount", tmp_path)
+    assert done.returncode == 2
+    assert "not a WormFS mount" in done.stderr
