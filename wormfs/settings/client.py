@@ -19,13 +19,19 @@ SYSTEM_FILE = Path("/etc/wormfs/client.yaml")
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """The `options` of client.yaml; client/options.py says what each one does."""
+    """The `options` of client.yaml: field by field those of client/options.py, which explains them."""
 
     deadline_s: float = setting(duration(1, 3600), default=30.0)
-    cache_size_bytes: int = setting(size(0, 1 << 40), default=128 << 20)  # of data read
-    buffer_size_bytes: int = setting(size(1 << 20, 1 << 40), default=64 << 20)  # of data not written yet
-    readahead_bytes: int = setting(size(0, 1 << 30), default=16 << 20)
-    parallel_stripes: int = setting(integer(1, 64), default=4)
+    chunk_read_s: float = setting(duration(0.1, 600), default=4.0)
+    chunk_write_s: float = setting(duration(0.1, 600), default=8.0)
+    hedge_s: float = setting(duration(0.001, 600), default=0.3)
+    connect_s: float = setting(duration(0.1, 600), default=2.0)
+    suspect_s: float = setting(duration(0.1, 600), default=5.0)
+    cache_bytes: int = setting(size(0, 1 << 40), default=64 << 20)
+    block_cache_bytes: int = setting(size(0, 1 << 40), default=16 << 20)
+    readahead_stripes: int = setting(integer(0, 64), default=3)
+    stores_in_flight: int = setting(integer(1, 64), default=3)
+    dirty_bytes: int = setting(size(1 << 20, 1 << 40), default=64 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,10 @@ def load(
         _read_environment(kinds, environment or {}, prefix, sources, strict=strict_environment)
     for override in overrides:
         value = override.value
+        if override.path not in kinds:
+            name = _dotted(override.path)
+            sources.problem(override.source, f"unknown setting {name}{_suggest(name, map(_dotted, kinds))}")
+            continue
         if kinds[override.path].many and isinstance(value, str):
             value = _comma_list(value)
         sources.found[override.path] = _Found(value, override.source)

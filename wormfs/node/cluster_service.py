@@ -1,0 +1,225 @@
+"""The Cluster service: the map, registration and heartbeats, status, policy, locate, fsck."""
+
+from collections.abc import AsyncIterator
+
+from wormfs.core.errors import InvalidError, NotFoundError
+from wormfs.core.types import ChunkKey
+from wormfs.metadata import Machine
+from wormfs.node.config import policy_problem
+from wormfs.node.fsck import Fsck
+from wormfs.node.health import Health
+from wormfs.node.links import NodeLinks
+from wormfs.node.master_service import MasterService
+from wormfs.node.members import Members, policy_from
+from wormfs.rpc import methods as m
+from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
+from wormfs.rpc.v1 import cluster_pb2 as pb
+from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
+from wormfs.store import layout
+
+STATUS_PATIENCE_S = 2.0
+LOCATE_DEFAULT = 256
+LOCATE_MAX = 4096
+
+
+class ClusterService:
+    """The master's handlers."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        members: Members,
+        master: MasterService,
+        health: Health,
+        links: NodeLinks,
+        *,
+        disk_count: int,
+    ) -> None:
+        self._machine = machine
+        self._members = members
+        self._master = master
+        self._health = health
+        self._links = links
+        self._disk_count = disk_count
+
+    def register(self, registry: Registry) -> None:
+        """Add the handlers."""
+        registry.add(m.CLUSTER_GET_CLUSTER_MAP, self._get_map)
+        registry.add(m.CLUSTER_REGISTER_NODE, self._register_node)
+        registry.add(m.CLUSTER_HEARTBEAT, self._heartbeat)
+        registry.add(m.CLUSTER_GET_STATUS, self._get_status)
+        registry.add(m.CLUSTER_GET_POLICY, self._get_policy)
+        registry.add(m.CLUSTER_SET_POLICY, self._set_policy)
+        registry.add(m.CLUSTER_LOCATE, self._locate)
+        registry.add(m.CLUSTER_FSCK, self._fsck)
+
+    async def _get_map(
+        self, _: RequestContext, __: pb.GetClusterMapRequest, ___: DataBuffer | None
+    ) -> pb.ClusterMap:
+        return self._members.map()
+
+    async def _register_node(
+        self, _: RequestContext, request: pb.RegisterNodeRequest, __: DataBuffer | None
+    ) -> pb.RegisterNodeReply:
+        reply = self._members.register(request)
+        # The numbers are written on the node's disks next: they must survive us.
+        await self._machine.wait_durable(self._machine.sequence)
+        return reply
+
+    async def _heartbeat(
+        self, _: RequestContext, request: pb.HeartbeatRequest, __: DataBuffer | None
+    ) -> pb.HeartbeatReply:
+        return pb.HeartbeatReply(known=self._members.heartbeat(request))
+
+    async def _get_policy(
+        self, _: RequestContext, __: pb.GetPolicyRequest, ___: DataBuffer | None
+    ) -> types_pb2.Policy:
+        return self._machine.policy()
+
+    async def _set_policy(
+        self, _: RequestContext, request: pb.SetPolicyRequest, __: DataBuffer | None
+    ) -> types_pb2.Policy:
+        """For stripes written from now on; a file's stripe size stays as it was made."""
+        try:
+            problem = policy_problem(policy_from(request.policy))
+        except ValueError:
+            problem = f"codec {request.policy.codec} is unknown"
+        if problem:
+            raise InvalidError(f"policy: {problem}")
+        self._machine.set_policy(request.policy)
+        self._members.touch()
+        await self._machine.wait_durable(self._machine.sequence)
+        return self._machine.policy()
+
+    # Status
+
+    async def _get_status(
+        self, _: RequestContext, __: pb.GetStatusRequest, ___: DataBuffer | None
+    ) -> pb.StatusReply:
+        danger = await self._health.counted(STATUS_PATIENCE_S)
+        counts = self._machine.counts()
+        disks = [str(path) for path in self._machine.metadata_disks()]
+        reply = pb.StatusReply(
+            map=self._members.map_with_space(),
+            engine="embedded",
+            sequence=self._machine.sequence,
+            durable_sequence=self._machine.durable_sequence,
+            session_count=len(self._master.leases.sessions),
+            inode_count=counts.inodes,
+            stripe_count=counts.stripes,
+            garbage_chunk_count=counts.garbage,
+            missing_chunk_count=danger.missing_chunks,
+            stripes_one_loss_from_loss=danger.at_the_edge,
+            stripes_lost=danger.lost,
+            metadata_disks=disks,
+            metadata_copies_wanted=self._machine.policy().m + 1,
+        )
+        reply.master = next((node.name for node in reply.map.nodes if node.master), "")
+        reply.warnings.extend(self._warnings(reply))
+        reply.health = self._verdict(reply)
+        return reply
+
+    def _verdict(self, reply: pb.StatusReply) -> str:
+        online = sum(disk.state == pb.DISK_STATE_ONLINE for disk in reply.map.disks)
+        if reply.stripes_lost or online <= reply.map.policy.m or not reply.metadata_disks:
+            return "failed"
+        wanted = min(reply.metadata_copies_wanted, self._disk_count)
+        nodes_up = all(node.online for node in reply.map.nodes)
+        if online < len(reply.map.disks) or not nodes_up or len(reply.metadata_disks) < wanted:
+            return "degraded"
+        return "healthy"
+
+    def _warnings(self, reply: pb.StatusReply) -> list[str]:
+        warnings = []
+        policy = reply.map.policy
+        width = policy.k + policy.m
+        for node in reply.map.nodes:
+            if not node.online:
+                warnings.append(f"{node.name} is offline: it has been silent")
+        names = {node.number: node.name for node in reply.map.nodes}
+        online = [disk for disk in reply.map.disks if disk.state == pb.DISK_STATE_ONLINE]
+        down = {node.number for node in reply.map.nodes if not node.online}
+        for disk in reply.map.disks:
+            if disk.state != pb.DISK_STATE_ONLINE and disk.node not in down:
+                where = f"disk {disk.number} ({disk.path}) of {names.get(disk.node, '?')}"
+                warnings.append(f"{where} is offline: {disk.problem}")
+        if len(online) < width:
+            warnings.append(
+                f"{len(online)} disks are online, policy {policy.k}+{policy.m} wants {width}: "
+                "new stripes are narrower and take more space"
+            )
+        nodes = len({disk.node for disk in online})
+        if nodes and policy.m and -(-min(width, len(online)) // nodes) > policy.m:
+            warnings.append(
+                f"{nodes} node(s) hold more than {policy.m} chunks of a stripe each: "
+                "losing one node makes files unreadable until it is back"
+            )
+        if reply.metadata_copies_wanted > len(reply.metadata_disks):
+            warnings.append(
+                f"the metadata is on {len(reply.metadata_disks)} disk(s), "
+                f"{reply.metadata_copies_wanted} are wanted to survive the loss of {policy.m}: "
+                f"give {reply.master} more disks"
+            )
+        if len(reply.map.nodes) > 1:
+            warnings.append(
+                f"the metadata lives on {reply.master} alone (engine embedded): "
+                "without it nothing can be reached"
+            )
+        if reply.stripes_lost:
+            warnings.append(f"{reply.stripes_lost} stripes cannot be read until disks come back")
+        if reply.stripes_one_loss_from_loss and policy.m:
+            warnings.append(f"{reply.stripes_one_loss_from_loss} stripes do not survive one more lost disk")
+        return warnings
+
+    # Locate
+
+    async def _locate(
+        self, _: RequestContext, request: pb.LocateRequest, __: DataBuffer | None
+    ) -> pb.LocateReply:
+        inode = self._resolve(request.path)
+        count = min(request.limit or LOCATE_DEFAULT, LOCATE_MAX)
+        page: metadata_pb2.FileMapReply = self._machine.execute(
+            metadata_pb2.GetFileMapRequest(inode=inode, first_index=request.after_index, count=count)
+        ).reply
+        reply = pb.LocateReply(inline_bytes=sum(len(extent.data) for extent in page.extents))
+        reply.attributes.CopyFrom(page.attributes)
+        names = {node.number: node.name for node in self._members.map().nodes}
+        disks = {disk.number: disk for disk in self._members.map().disks}
+        for stripe in page.stripes:
+            place = reply.stripes.add()
+            place.stripe.CopyFrom(stripe)
+            for index, number in enumerate(stripe.disks):
+                disk = disks.get(number, pb.DiskInfo(number=number))
+                chunk = layout.chunk_path(ChunkKey(inode, stripe.stripe_id, index))
+                place.chunks.add(
+                    index=index,
+                    node=names.get(disk.node, ""),
+                    disk=number,
+                    disk_path=disk.path,
+                    path=f"{disk.path}/{layout.CHUNKS_NAME}/{chunk}",
+                    online=self._members.is_online(number),
+                )
+        stripe_size = page.attributes.stripe_size_bytes
+        reply.end = (
+            not stripe_size or (request.after_index + count) * stripe_size >= page.attributes.size_bytes
+        )
+        return reply
+
+    def _resolve(self, path: bytes) -> int:
+        inode = 1
+        for name in path.split(b"/"):
+            if name in (b"", b"."):
+                continue
+            lookup = filesystem_pb2.LookupRequest(parent=inode, name=name)
+            try:
+                reply: filesystem_pb2.AttrReply = self._machine.execute(lookup).reply
+            except NotFoundError as error:
+                shown = path.decode(errors="replace")
+                raise NotFoundError(f"{shown}: no such file or directory") from error
+            inode = reply.attributes.inode
+        return inode
+
+    async def _fsck(self, _: RequestContext, request: pb.FsckRequest) -> AsyncIterator[pb.FsckReply]:
+        check = Fsck(self._machine, self._members, self._links, verify_data=request.verify_data)
+        async for reply in check.run():
+            yield reply

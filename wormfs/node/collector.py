@@ -1,0 +1,89 @@
+"""Collects garbage: deletes the chunks no file needs, and frees orphans nobody holds open.
+
+A chunk is deleted only after the event that made it garbage is durable (else a crash could bring
+back a file that needs it) and a little later, so that reads under way with the map from before
+can end. What was deleted is then logged; a crash in between deletes again, which is harmless.
+"""
+
+import logging
+
+import trio
+
+from wormfs.core.errors import WormError
+from wormfs.core.types import ChunkKey
+from wormfs.metadata import Machine
+from wormfs.node.chunk_service import id_from
+from wormfs.node.links import NodeLinks
+from wormfs.node.master_service import MasterService
+from wormfs.node.members import Members
+from wormfs.rpc.methods import CHUNKS_DELETE_CHUNKS
+from wormfs.rpc.v1 import chunk_pb2
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
+DELAY_S = 1.0
+BATCH = 256
+DELETE_TIMEOUT_S = 20.0
+
+
+class Collector:
+    """Works in rounds, all disks side by side."""
+
+    def __init__(self, machine: Machine, members: Members, links: NodeLinks, master: MasterService) -> None:
+        self._machine = machine
+        self._members = members
+        self._links = links
+        self._master = master
+        self._busy: set[int] = set()  # disks
+
+    async def run(self) -> None:
+        """Collect until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(INTERVAL_S)
+                try:
+                    await self._free_orphans()
+                except WormError as error:
+                    log.warning("orphans were not freed: %s", error.message)
+                for disk in self._machine.disks():
+                    number = disk.number
+                    if number in self._busy or not self._members.is_online(number):
+                        continue
+                    if self._machine.garbage(number, 0, 1):
+                        self._busy.add(number)
+                        nursery.start_soon(self._collect, number)
+
+    async def _free_orphans(self) -> None:
+        if self._master.leases.in_grace:
+            return  # a session that has not resumed yet may hold them open
+        after = 0
+        while page := self._machine.orphans(after, BATCH):
+            after = page[-1]
+            for inode in page:
+                if not self._master.leases.is_open(inode):
+                    self._machine.free_orphan(inode)
+            await trio.lowlevel.checkpoint()
+
+    async def _collect(self, disk: int) -> None:
+        try:
+            after = 0
+            while page := self._machine.garbage(disk, after, BATCH):
+                after = page[-1].stripe_id
+                await self._machine.wait_durable(self._machine.sequence)
+                await trio.sleep(DELAY_S if len(page) < BATCH else DELAY_S / 4)
+                request = chunk_pb2.DeleteChunksRequest(
+                    disk=disk,
+                    chunks=[id_from(ChunkKey(each.file, each.stripe_id, each.index)) for each in page],
+                )
+                reply = await self._links.of_disk(disk).call(
+                    CHUNKS_DELETE_CHUNKS, request, timeout_s=DELETE_TIMEOUT_S
+                )
+                failed = {chunk.stripe_id for chunk in reply.message.failed}
+                done = [each.stripe_id for each in page if each.stripe_id not in failed]
+                if done:
+                    self._machine.chunks_collected(disk, done)
+        except WormError as error:
+            log.info("garbage on disk %d stays for now: %s", disk, error.message)
+        finally:
+            self._busy.discard(disk)

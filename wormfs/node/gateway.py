@@ -1,0 +1,333 @@
+"""The FileSystem service: every operation of a mount over gRPC, on any node.
+
+The gateway is a client like a mount: it opens a session at its first use and keeps it. Handles
+are numbers of this node; one that is idle for five minutes is closed.
+"""
+
+import itertools
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from wormfs.client.filesystem import Entry, FileSystem, Handle, open_filesystem
+from wormfs.core.errors import BadHandleError, InvalidError, UnavailableError, WormError
+from wormfs.core.limits import LISTING_PAGE_DEFAULT
+from wormfs.rpc import methods as m
+from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
+from wormfs.rpc.v1 import filesystem_pb2 as pb
+from wormfs.rpc.v1 import types_pb2
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 300.0
+PIECE_BYTES = 1 << 20
+READ_MAX_BYTES = 4 << 20
+_OPEN_WAIT_S = 10.0
+
+
+@dataclass(slots=True)
+class _Held:
+    handle: Handle
+    used_s: float
+    busy: int = 0
+
+
+def _attributes(entry: Entry) -> pb.AttrReply:
+    return pb.AttrReply(attributes=entry.attributes)
+
+
+class Gateway:
+    """Handlers over one FileSystem. `run` must be running; `addresses` says where the cluster is."""
+
+    def __init__(self, addresses: Callable[[], list[str]], label: str) -> None:
+        self._addresses = addresses
+        self._label = label
+        self._wanted = trio.Event()
+        self._tried = trio.Event()
+        self._filesystem: FileSystem | None = None
+        self._handles: dict[int, _Held] = {}
+        self._numbers = itertools.count(1)
+
+    def register(self, registry: Registry) -> None:
+        """Add the handlers."""
+        registry.add(m.FILESYSTEM_RESOLVE, self._resolve)
+        registry.add(m.FILESYSTEM_LOOKUP, self._lookup)
+        registry.add(m.FILESYSTEM_GET_ATTR, self._getattr)
+        registry.add(m.FILESYSTEM_SET_ATTR, self._setattr)
+        registry.add(m.FILESYSTEM_CREATE, self._create)
+        registry.add(m.FILESYSTEM_OPEN, self._open)
+        registry.add(m.FILESYSTEM_RELEASE, self._release)
+        registry.add(m.FILESYSTEM_READ, self._read)
+        registry.add(m.FILESYSTEM_READ_STREAM, self._read_stream)
+        registry.add(m.FILESYSTEM_WRITE, self._write)
+        registry.add(m.FILESYSTEM_WRITE_STREAM, self._write_stream)
+        registry.add(m.FILESYSTEM_FLUSH, self._flush)
+        registry.add(m.FILESYSTEM_FSYNC, self._fsync)
+        registry.add(m.FILESYSTEM_READ_DIR, self._readdir)
+        registry.add(m.FILESYSTEM_MAKE_NODE, self._make_node)
+        registry.add(m.FILESYSTEM_READ_LINK, self._readlink)
+        registry.add(m.FILESYSTEM_LINK, self._link)
+        registry.add(m.FILESYSTEM_RENAME, self._rename)
+        registry.add(m.FILESYSTEM_UNLINK, self._unlink)
+        registry.add(m.FILESYSTEM_REMOVE_DIR, self._remove_dir)
+        registry.add(m.FILESYSTEM_SET_XATTR, self._set_xattr)
+        registry.add(m.FILESYSTEM_GET_XATTR, self._get_xattr)
+        registry.add(m.FILESYSTEM_LIST_XATTRS, self._list_xattrs)
+        registry.add(m.FILESYSTEM_REMOVE_XATTR, self._remove_xattr)
+        registry.add(m.FILESYSTEM_STAT_FS, self._statfs)
+
+    # The session
+
+    async def run(self) -> None:
+        """Open the session when it is first wanted and hold it; again after it failed."""
+        while True:
+            await self._wanted.wait()
+            try:
+                async with open_filesystem(self._addresses(), label=self._label) as filesystem:
+                    self._filesystem = filesystem
+                    self._tried.set()
+                    await self._close_idle_handles(filesystem)
+            except WormError as error:
+                log.warning("the gateway's session ended: %s", error.message)
+            finally:
+                self._filesystem = None
+                self._handles.clear()
+            self._wanted = trio.Event()
+            self._tried.set()
+            self._tried = trio.Event()
+
+    async def _close_idle_handles(self, filesystem: FileSystem) -> None:
+        while True:
+            await trio.sleep(IDLE_S / 10)
+            limit_s = trio.current_time() - IDLE_S
+            idle = [key for key, held in self._handles.items() if not held.busy and held.used_s < limit_s]
+            for number in idle:
+                held = self._handles.pop(number)
+                log.info("handle %d was idle for %g s and is closed", number, IDLE_S)
+                await filesystem.release(held.handle)
+
+    async def _fs(self) -> FileSystem:
+        if self._filesystem is None:
+            self._wanted.set()
+            with trio.move_on_after(_OPEN_WAIT_S):
+                await self._tried.wait()
+            if self._filesystem is None:
+                raise UnavailableError("this node has no session with the metadata master now; try again")
+        return self._filesystem
+
+    def _held(self, number: int) -> _Held:
+        held = self._handles.get(number)
+        if held is None:
+            raise BadHandleError(
+                f"handle {number} is not open on this node: it was released, or idle too long"
+            )
+        held.used_s = trio.current_time()
+        return held
+
+    def _hold(self, handle: Handle) -> int:
+        number = next(self._numbers)
+        self._handles[number] = _Held(handle, trio.current_time())
+        return number
+
+    # Names and attributes
+
+    async def _resolve(
+        self, _: RequestContext, request: pb.ResolveRequest, __: DataBuffer | None
+    ) -> pb.AttrReply:
+        return _attributes(await (await self._fs()).resolve(request.path))
+
+    async def _lookup(
+        self, _: RequestContext, request: pb.LookupRequest, __: DataBuffer | None
+    ) -> pb.AttrReply:
+        return _attributes(await (await self._fs()).lookup(request.parent, request.name))
+
+    async def _getattr(
+        self, _: RequestContext, request: pb.GetAttrRequest, __: DataBuffer | None
+    ) -> pb.AttrReply:
+        return _attributes(await (await self._fs()).getattr(request.inode))
+
+    async def _setattr(
+        self, _: RequestContext, request: pb.SetAttrRequest, __: DataBuffer | None
+    ) -> pb.AttrReply:
+        fields = ("mode", "uid", "gid", "size_bytes", "atime_ns", "mtime_ns", "ctime_ns")
+        wanted: dict[str, Any] = {name: getattr(request, name) for name in fields if request.HasField(name)}
+        return _attributes(await (await self._fs()).setattr(request.inode, **wanted))
+
+    async def _readdir(
+        self, _: RequestContext, request: pb.ReadDirRequest, __: DataBuffer | None
+    ) -> pb.ReadDirReply:
+        limit = min(request.limit or LISTING_PAGE_DEFAULT, 10 * LISTING_PAGE_DEFAULT)
+        page = await (await self._fs()).readdir(request.inode, request.after, limit)
+        reply = pb.ReadDirReply(end=page.end)
+        for name, entry in page.entries:
+            attributes = entry.attributes
+            made = reply.entries.add(name=name, inode=attributes.inode, mode=attributes.mode)
+            if request.want_attributes:
+                made.attributes.CopyFrom(attributes)
+        return reply
+
+    async def _make_node(
+        self, _: RequestContext, request: pb.MakeNodeRequest, __: DataBuffer | None
+    ) -> pb.AttrReply:
+        fs = await self._fs()
+        owner = (request.mode, request.uid, request.gid)
+        if stat.S_ISREG(request.mode) and not request.exclusive:
+            entry, handle = await fs.create(request.parent, request.name, *owner, os.O_WRONLY)
+            await fs.release(handle)
+            return _attributes(entry)
+        return _attributes(
+            await fs.make_node(request.parent, request.name, *owner, rdev=request.rdev, target=request.target)
+        )
+
+    async def _readlink(
+        self, _: RequestContext, request: pb.ReadLinkRequest, __: DataBuffer | None
+    ) -> pb.ReadLinkReply:
+        return pb.ReadLinkReply(target=await (await self._fs()).readlink(request.inode))
+
+    async def _link(self, _: RequestContext, request: pb.LinkRequest, __: DataBuffer | None) -> pb.AttrReply:
+        return _attributes(await (await self._fs()).link(request.inode, request.parent, request.name))
+
+    async def _rename(
+        self, _: RequestContext, request: pb.RenameRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await (await self._fs()).rename(
+            request.parent, request.name, request.new_parent, request.new_name, request.flags
+        )
+        return types_pb2.Empty()
+
+    async def _unlink(
+        self, _: RequestContext, request: pb.UnlinkRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await (await self._fs()).unlink(request.parent, request.name)
+        return types_pb2.Empty()
+
+    async def _remove_dir(
+        self, _: RequestContext, request: pb.RemoveDirRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await (await self._fs()).rmdir(request.parent, request.name)
+        return types_pb2.Empty()
+
+    async def _set_xattr(
+        self, _: RequestContext, request: pb.SetXattrRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await (await self._fs()).setxattr(request.inode, request.name, request.value, request.flags)
+        return types_pb2.Empty()
+
+    async def _get_xattr(
+        self, _: RequestContext, request: pb.GetXattrRequest, __: DataBuffer | None
+    ) -> pb.GetXattrReply:
+        return pb.GetXattrReply(value=await (await self._fs()).getxattr(request.inode, request.name))
+
+    async def _list_xattrs(
+        self, _: RequestContext, request: pb.ListXattrsRequest, __: DataBuffer | None
+    ) -> pb.ListXattrsReply:
+        return pb.ListXattrsReply(names=await (await self._fs()).listxattrs(request.inode))
+
+    async def _remove_xattr(
+        self, _: RequestContext, request: pb.RemoveXattrRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await (await self._fs()).removexattr(request.inode, request.name)
+        return types_pb2.Empty()
+
+    async def _statfs(
+        self, _: RequestContext, __: pb.StatFsRequest, ___: DataBuffer | None
+    ) -> pb.StatFsReply:
+        return await (await self._fs()).statfs()
+
+    # Content
+
+    async def _create(
+        self, _: RequestContext, request: pb.CreateRequest, __: DataBuffer | None
+    ) -> pb.OpenReply:
+        entry, handle = await (await self._fs()).create(
+            request.parent, request.name, request.mode, request.uid, request.gid, request.flags
+        )
+        return pb.OpenReply(attributes=entry.attributes, handle=self._hold(handle))
+
+    async def _open(self, _: RequestContext, request: pb.OpenRequest, __: DataBuffer | None) -> pb.OpenReply:
+        fs = await self._fs()
+        handle = await fs.open(request.inode, request.flags)
+        number = self._hold(handle)
+        entry = await fs.getattr(request.inode)
+        return pb.OpenReply(attributes=entry.attributes, handle=number)
+
+    async def _release(
+        self, _: RequestContext, request: pb.ReleaseRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        held = self._held(request.handle)
+        del self._handles[request.handle]
+        await (await self._fs()).release(held.handle)
+        return types_pb2.Empty()
+
+    async def _read(self, _: RequestContext, request: pb.ReadRequest, __: DataBuffer | None) -> pb.ReadReply:
+        held = self._held(request.handle)
+        if request.length_bytes > READ_MAX_BYTES:
+            raise InvalidError(f"a Read is at most {READ_MAX_BYTES} bytes; use ReadStream for more")
+        return await self._piece(held, request.offset_bytes, request.length_bytes)
+
+    async def _piece(self, held: _Held, offset_bytes: int, length_bytes: int) -> pb.ReadReply:
+        fs = await self._fs()
+        held.busy += 1
+        try:
+            data = await fs.read(held.handle, offset_bytes, length_bytes)
+            return pb.ReadReply(data=bytes(data))  # copied before anything else runs
+        finally:
+            held.busy -= 1
+            held.used_s = trio.current_time()
+
+    async def _read_stream(self, _: RequestContext, request: pb.ReadRequest) -> AsyncIterator[pb.ReadReply]:
+        offset, left = request.offset_bytes, request.length_bytes
+        while left:
+            reply = await self._piece(self._held(request.handle), offset, min(left, PIECE_BYTES))
+            if not reply.data:
+                return
+            offset += len(reply.data)
+            left -= len(reply.data)
+            yield reply
+
+    async def _write(
+        self, _: RequestContext, request: pb.WriteRequest, __: DataBuffer | None
+    ) -> pb.WriteReply:
+        return pb.WriteReply(written_bytes=await self._put(request))
+
+    async def _put(self, request: pb.WriteRequest) -> int:
+        held = self._held(request.handle)
+        fs = await self._fs()
+        held.busy += 1
+        try:
+            count = await fs.write(held.handle, request.offset_bytes, request.data)
+            if held.handle.flags & (os.O_SYNC | os.O_DSYNC):
+                await fs.fsync(held.handle)
+            return count
+        finally:
+            held.busy -= 1
+            held.used_s = trio.current_time()
+
+    async def _write_stream(
+        self, _: RequestContext, requests: AsyncIterator[pb.WriteRequest]
+    ) -> pb.WriteReply:
+        total = 0
+        async for request in requests:
+            total += await self._put(request)
+        return pb.WriteReply(written_bytes=total)
+
+    async def _flush(
+        self, _: RequestContext, request: pb.FlushRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await (await self._fs()).flush(self._held(request.handle).handle)
+        return types_pb2.Empty()
+
+    async def _fsync(
+        self, _: RequestContext, request: pb.FsyncRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        fs = await self._fs()
+        if request.handle:
+            await fs.fsync(self._held(request.handle).handle, request.data_only)
+        else:
+            await fs.sync()
+        return types_pb2.Empty()

@@ -1,0 +1,89 @@
+"""How near the stripes are to loss, counted in the background.
+
+With every disk online nothing is counted. Otherwise all stripes are paged through, a page at a
+time with others' work in between, when a disk comes or goes and every `AGAIN_S` while one is
+missing (stripes come and go too).
+"""
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from wormfs.metadata import Machine
+from wormfs.node.members import Members
+from wormfs.rpc.v1 import cluster_pb2
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 5.0
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Danger:
+    """Counts over all stripes: chunks on offline disks; stripes that survive no further loss; lost ones."""
+
+    missing_chunks: int = 0
+    at_the_edge: int = 0
+    lost: int = 0
+
+
+class Health:
+    """The newest counts, in `danger`."""
+
+    def __init__(self, machine: Machine, members: Members) -> None:
+        self._machine = machine
+        self._members = members
+        self._changed = trio.Event()
+        self._counted = trio.Event()
+        self.danger = Danger()
+        members.listen(self._note_change)
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        if self._counted.is_set():
+            self._counted = trio.Event()
+
+    async def counted(self, patience_s: float) -> Danger:
+        """The counts as of the last change, or older ones when counting takes longer than that."""
+        with trio.move_on_after(patience_s):
+            await self._counted.wait()
+        return self.danger
+
+    async def run(self) -> None:
+        """Count whenever something changed, until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            offline = self._offline()
+            started_s = trio.current_time()
+            self.danger = await self._count(offline)
+            took_s = trio.current_time() - started_s
+            if not self._changed.is_set():
+                self._counted.set()
+            with trio.move_on_after(max(AGAIN_S, 20 * took_s) if offline else float("inf")):
+                await self._changed.wait()
+                await trio.sleep(min(20 * took_s, AGAIN_S))  # disks that flap must not keep us counting
+
+    def _offline(self) -> frozenset[int]:
+        return frozenset(
+            disk.number for disk in self._members.map().disks if disk.state != cluster_pb2.DISK_STATE_ONLINE
+        )
+
+    async def _count(self, offline: frozenset[int]) -> Danger:
+        if not offline:
+            every = self._machine.policy().m == 0
+            return Danger(at_the_edge=self._machine.counts().stripes if every else 0)
+        missing_chunks = at_the_edge = lost = 0
+        after = None
+        while True:
+            page = self._machine.stripes_page(after, PAGE)
+            if not page:
+                return Danger(missing_chunks, at_the_edge, lost)
+            after = page[-1].position
+            for each in page:
+                missing = len(offline.intersection(each.stripe.disks))
+                missing_chunks += missing
+                at_the_edge += missing == each.stripe.m
+                lost += missing > each.stripe.m
+            await trio.lowlevel.checkpoint()

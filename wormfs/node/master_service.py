@@ -1,0 +1,592 @@
+"""The Metadata service: sessions, leases and recalls around the machine that orders every change.
+
+How one request goes (docs/contracts.md, "Leases as the master keeps them"):
+
+1. The session must be known; after a restart nothing is served before the grace is over.
+2. If another session holds the write lease of an inode the request reads or changes, that lease
+   is recalled first. Requests that need a recall queue per inode, first come first served
+   (`_Gates`); requests about other inodes pass, and so does the session that is being recalled.
+3. In one step without a switch: execute, note the session as reader of what the reply tells, push
+   recalls to the other readers of what changed.
+4. The reply leaves when all those recalls are answered, or their sessions have ended.
+
+A request that meets no foreign lease does 1 to 4 without waiting, which makes it cheap.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+import trio
+
+from wormfs.core.errors import (
+    InvalidError,
+    NotFoundError,
+    SessionExpiredError,
+    StaleError,
+    UnavailableError,
+    WormError,
+)
+from wormfs.core.leases import LeaseTable, Recall
+from wormfs.core.limits import ALLOCATE_MAX
+from wormfs.core.placement import place_stripes
+from wormfs.metadata import Machine, Outcome
+from wormfs.node.members import Members, policy_from
+from wormfs.rpc import methods as m
+from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
+from wormfs.rpc.stream_server import ServerConnection
+from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+
+RECALL_LIMIT_S = 20.0
+TICK_S = 0.25
+
+
+class _HasCaller(Protocol):
+    caller: types_pb2.Caller
+
+
+Told = Callable[[Any, Any], Iterable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a method is served. `told`: the inodes a reply tells the session about.
+
+    `asked`: those the session learns about even from a NotFoundError. `exclusive`: the inode whose
+    write lease the request takes, 0 for none.
+    """
+
+    told: Told
+    changes: bool = True
+    asked: Callable[[Any], Iterable[int]] | None = None
+    exclusive: Callable[[Any], int] | None = None
+    opens: bool = False
+    needs_lease: bool = False
+
+
+def _told_inode(request: Any, _: Any) -> Iterable[int]:
+    return (request.inode,)
+
+
+def _told_lookup(request: Any, reply: Any) -> Iterable[int]:
+    return (request.parent, reply.attributes.inode)
+
+
+def _told_listing(request: Any, reply: Any) -> Iterable[int]:
+    if not request.want_attributes:
+        return (request.inode,)
+    return (request.inode, *[entry.attributes.inode for entry in reply.entries])
+
+
+def _told_rename(request: Any, _: Any) -> Iterable[int]:
+    return (request.parent, request.new_parent)
+
+
+def _told_parent(request: Any, _: Any) -> Iterable[int]:
+    return (request.parent,)
+
+
+def _asked_parent(request: Any) -> Iterable[int]:
+    return (request.parent,)
+
+
+def _inode_if_write(request: Any) -> int:
+    return int(request.inode) if request.write else 0
+
+
+_QUERY = _Rule(_told_inode, changes=False)
+_CHANGE = _Rule(_told_inode)
+_MAKE_NODE = _Rule(_told_lookup, opens=True)
+_TAKE_LEASE = _Rule(_told_inode, exclusive=lambda request: int(request.inode))
+_RULES: tuple[tuple[m.Method[Any, Any], _Rule], ...] = (
+    (m.METADATA_LOOKUP, _Rule(_told_lookup, changes=False, asked=_asked_parent)),
+    (m.METADATA_GET_ATTR, _QUERY),
+    (m.METADATA_READ_DIR, _Rule(_told_listing, changes=False)),
+    (m.METADATA_READ_LINK, _QUERY),
+    (m.METADATA_GET_XATTR, _QUERY),
+    (m.METADATA_LIST_XATTRS, _QUERY),
+    (m.METADATA_GET_FILE_MAP, _QUERY),
+    (m.METADATA_SET_ATTR, _CHANGE),
+    (m.METADATA_SET_XATTR, _CHANGE),
+    (m.METADATA_REMOVE_XATTR, _CHANGE),
+    (m.METADATA_LINK, _Rule(lambda request, _: (request.inode, request.parent))),
+    (m.METADATA_RENAME, _Rule(_told_rename)),
+    (m.METADATA_UNLINK, _Rule(_told_parent, asked=_asked_parent)),
+    (m.METADATA_REMOVE_DIR, _Rule(_told_parent, asked=_asked_parent)),
+    (m.METADATA_OPEN_FILE, _Rule(_told_inode, exclusive=_inode_if_write, opens=True)),
+    (m.METADATA_ACQUIRE_WRITE_LEASE, _TAKE_LEASE),
+    (m.METADATA_COMMIT_WRITE, _Rule(_told_inode, needs_lease=True)),
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """What the service knows of a session besides its leases."""
+
+    connection: ServerConnection | None = None
+    done: set[int] = field(default_factory=set)  # operations executed, above `acknowledged`
+
+
+class _Gates:
+    """FIFO locks of contended inodes; they exist only while someone waits on a recall."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, tuple[trio.Lock, list[int]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._locks)
+
+    def closed(self, inode: int) -> bool:
+        return inode in self._locks
+
+    async def enter(self, inode: int, stack: AsyncExitStack) -> None:
+        """Hold the inode's lock until `stack` unwinds."""
+        lock, users = self._locks.setdefault(inode, (trio.Lock(), [0]))
+        users[0] += 1
+        stack.callback(self._leave, inode, users)
+        await stack.enter_async_context(lock)
+
+    def _leave(self, inode: int, users: list[int]) -> None:
+        users[0] -= 1
+        if not users[0]:
+            del self._locks[inode]
+
+
+class MasterService:
+    """See the module. `run` must be running for sessions to end."""
+
+    def __init__(self, machine: Machine, members: Members, *, lease_s: float, random: Random) -> None:
+        self._machine = machine
+        self._members = members
+        self._random = random
+        self.leases = LeaseTable(lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S)
+        self._links: dict[int, _Link] = {}
+        self._gates = _Gates()
+        self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
+        # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
+        self._queued: dict[tuple[int, int], set[trio.CancelScope]] = {}
+        self._grace_over = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._make_plain = self._handler(_MAKE_NODE)
+        self._take_lease = self._handler(_TAKE_LEASE)
+
+    def register(self, registry: Registry) -> None:
+        """Add the Metadata service's handlers."""
+        for method, rule in _RULES:
+            registry.add(method, self._handler(rule))
+        registry.add(m.METADATA_MAKE_NODE, self._make_node)
+        registry.add(m.METADATA_OPEN_SESSION, self._open_session)
+        registry.add(m.METADATA_RENEW_SESSION, self._renew_session)
+        registry.add(m.METADATA_CLOSE_SESSION, self._close_session)
+        registry.add(m.METADATA_RECALL_DONE, self._recall_done)
+        registry.add(m.METADATA_CLOSE_FILES, self._close_files)
+        registry.add(m.METADATA_ALLOCATE_STRIPES, self._allocate)
+        registry.add(m.METADATA_STAT_FS, self._stat_fs)
+        registry.add(m.METADATA_SYNC, self._sync)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End sessions whose time is over, until cancelled."""
+        self.leases.restore([int(each) for each in self._machine.sessions()], trio.current_time())
+        self._end_grace_if_over()
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            last_s = trio.current_time()
+            while True:
+                await trio.sleep(TICK_S)
+                now_s = trio.current_time()
+                if now_s - last_s > 4 * TICK_S:
+                    self.leases.prolong(now_s - last_s)
+                last_s = now_s
+                for session in self.leases.expired(now_s):
+                    log.warning("session %d expired; its leases and unfinished writes are gone", session)
+                    self._end_session(session)
+
+    # Requests
+
+    def _handler(self, rule: _Rule) -> Any:
+        perform = self._perform
+        leases = self.leases
+        sessions = leases.sessions
+
+        async def handle(_: RequestContext, request: Any, __: DataBuffer | None) -> Any:
+            session = request.caller.session_id
+            if session not in sessions or leases.in_grace:
+                await self._admit(session)
+            exclusive = rule.exclusive(request) if rule.exclusive is not None else 0
+            if self._meets_leases(session, request, exclusive):
+                return await self._perform_in_turn(rule, session, request, exclusive)
+            reply, owed = perform(rule, session, request, exclusive)
+            if owed:
+                await self._wait_answered(owed)
+            return reply
+
+        return handle
+
+    async def _admit(self, session: int) -> None:
+        while self.leases.in_grace:
+            await self._grace_over.wait()
+        if session and session not in self.leases.sessions:
+            raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
+
+    def _perform(self, rule: _Rule, session: int, request: Any, exclusive: int) -> tuple[Any, Iterable[int]]:
+        """Step 3: everything that must happen without a switch. Returns reply and recalls owed."""
+        if rule.needs_lease:
+            self._check_lease(session, request)
+        try:
+            outcome: Outcome = self._machine.execute(request)
+        except NotFoundError:
+            if session and rule.asked is not None:
+                self.leases.read(session, rule.asked(request))
+            raise
+        reply: Any = outcome.reply
+        if session:
+            self.leases.read(session, rule.told(request, reply))
+            if rule.opens or rule.needs_lease:
+                self._note_operation(rule, session, request, reply)
+            if exclusive:
+                reply.write_lease = self.leases.grant_write(session, exclusive)
+        if not rule.changes:
+            return reply, ()
+        return reply, self._recall_others(session, request.caller, outcome)
+
+    def _check_lease(self, session: int, request: Any) -> None:
+        """A commit needs the write lease, unless it is the retry of one done before."""
+        if not session or self.leases.writers.get(request.inode) == session:
+            return
+        if request.caller.operation not in self._links[session].done:
+            raise StaleError(
+                f"inode {request.inode} was written without its write lease: the lease was lost, "
+                "and what was buffered under it with it"
+            )
+
+    def _note_operation(self, rule: _Rule, session: int, request: Any, reply: Any) -> None:
+        """Count an open, once for each operation; a made file comes with its write lease."""
+        caller = request.caller
+        done = self._links[session].done
+        if caller.operation:
+            if caller.operation in done:
+                return
+            if len(done) > 1024:
+                done.difference_update([each for each in done if each <= caller.acknowledged])
+            done.add(caller.operation)
+        if rule.opens and (rule is not _MAKE_NODE or request.open):
+            self.leases.opened(session, reply.attributes.inode)
+            if rule is _MAKE_NODE and reply.created:
+                self.leases.grant_write(session, reply.attributes.inode)
+
+    def _recall_others(self, session: int, caller: types_pb2.Caller, outcome: Outcome) -> Iterable[int]:
+        leases = self.leases
+        operation = caller.operation
+        if len(leases.sessions) > 1:
+            now_s = trio.current_time()
+            for touch in outcome.touched:
+                for recall in leases.recall_readers(
+                    session,
+                    touch.inode,
+                    now_s,
+                    operation=operation,
+                    names=touch.names,
+                    attributes=touch.attributes,
+                    data=touch.data,
+                ):
+                    self._push(recall)
+        if not leases.recalls:
+            return ()
+        owed = leases.owed_to(session, [touch.inode for touch in outcome.touched])
+        # A retry executes nothing, yet must wait for what its first try recalled.
+        return owed | leases.owed_for((session, operation)) if operation else owed
+
+    def _meets_leases(self, session: int, request: Any, exclusive: int) -> bool:
+        """Whether the request cannot simply be performed: another session's lease is in its way."""
+        if exclusive and (
+            self._gates.closed(exclusive) or not self.leases.can_grant_write(session, exclusive)
+        ):
+            return True
+        if not self._gates and not self.leases.has_foreign_writers(session):
+            return False
+        return any(
+            self._gates.closed(inode) or self.leases.foreign_writer(session, inode)
+            for inode in self._machine.targets(request)
+        )
+
+    async def _perform_in_turn(self, rule: _Rule, session: int, request: Any, exclusive: int) -> Any:
+        """The way of a request that another session's lease is in the way of."""
+        if exclusive and not session:
+            raise InvalidError("a write lease needs a session")
+        cause = (session, request.caller.operation)
+        held: set[int] = set()
+        async with AsyncExitStack() as stack:
+            while True:
+                self._check_session(session)
+                wanted = {*self._machine.targets(request), *([exclusive] if exclusive else [])}
+                blocked = {inode for inode in wanted if self._blocked(session, inode, exclusive == inode)}
+                # Who is being recalled must not wait for the one that recalls: it passes the gate.
+                entering = {inode for inode in blocked if not self.leases.is_recalled(session, inode)}
+                if not entering <= held:
+                    # All gates are entered in one order, so that no two requests wait crosswise.
+                    await stack.aclose()
+                    held = await self._queue(session, held | entering, stack)
+                    continue
+                owed = self._recall_for(session, cause, wanted, exclusive)
+                if not owed:
+                    break
+                await self._wait_answered(owed)
+            reply, still_owed = self._perform(rule, session, request, exclusive)
+        if still_owed:
+            await self._wait_answered(still_owed)
+        return reply
+
+    async def _queue(self, session: int, inodes: set[int], stack: AsyncExitStack) -> set[int]:
+        """Enter the gates of `inodes`; returns those entered: fewer when a recall came meanwhile."""
+        entered: set[int] = set()
+        for inode in sorted(inodes):
+            scopes = self._queued.setdefault((session, inode), set())
+            with trio.CancelScope() as scope:
+                scopes.add(scope)
+                try:
+                    await self._gates.enter(inode, stack)
+                    entered.add(inode)
+                finally:
+                    scopes.discard(scope)
+                    if not scopes:
+                        self._queued.pop((session, inode), None)
+            if inode not in entered:
+                break
+        return entered
+
+    def _blocked(self, session: int, inode: int, exclusive: bool) -> bool:
+        if self.leases.foreign_writer(session, inode) or self._gates.closed(inode):
+            return True
+        return exclusive and not self.leases.can_grant_write(session, inode)
+
+    def _recall_for(
+        self, session: int, cause: tuple[int, int], wanted: Iterable[int], exclusive: int
+    ) -> set[int]:
+        """Recall what other sessions hold and must give up; returns all recalls to wait for."""
+        now_s = trio.current_time()
+        owed: set[int] = set()
+        for inode in wanted:
+            if self.leases.foreign_writer(session, inode):
+                recall = self.leases.recall_writer(inode, now_s, cause, whole=inode == exclusive)
+                if recall is not None:
+                    self._push(recall)
+                owed |= {
+                    key
+                    for key in self.leases.owed_to(session, [inode])
+                    if self.leases.recalls[key].write_lease
+                }
+            elif inode == exclusive and not self.leases.can_grant_write(session, inode):
+                for recall in self.leases.recall_readers(
+                    session, inode, now_s, operation=cause[1], attributes=True, data=True
+                ):
+                    self._push(recall)
+                owed |= self.leases.owed_to(session, [inode])
+        return owed
+
+    def _check_session(self, session: int) -> None:
+        if session and session not in self.leases.sessions:
+            raise SessionExpiredError(f"session {session} ended while its request waited: open a new one")
+
+    # Requests with rules of their own
+
+    async def _make_node(
+        self, context: RequestContext, request: filesystem_pb2.MakeNodeRequest, data: DataBuffer | None
+    ) -> metadata_pb2.FileMapReply:
+        session = request.caller.session_id
+        if request.open and not session:
+            raise InvalidError("only a session can open what it makes")
+        reply: metadata_pb2.FileMapReply = await self._make_plain(context, request, data)
+        inode = reply.attributes.inode
+        if not request.open:
+            return reply
+        if reply.created and self.leases.writers.get(inode) == session:
+            reply.write_lease = True
+            return reply
+        # It was there before (or this is a retry): its lease and its newest map must be got first.
+        query = metadata_pb2.AcquireWriteLeaseRequest(caller=request.caller, inode=inode)
+        query.caller.operation = 0
+        created = reply.created
+        reply = await self._take_lease(context, query, data)
+        reply.created = created
+        return reply
+
+    async def _allocate(
+        self, _: RequestContext, request: metadata_pb2.AllocateStripesRequest, __: DataBuffer | None
+    ) -> metadata_pb2.AllocateStripesReply:
+        await self._admit(request.caller.session_id)
+        if not 1 <= request.count <= ALLOCATE_MAX:
+            raise InvalidError(f"between 1 and {ALLOCATE_MAX} stripes can be allocated at once")
+        policy = policy_from(self._machine.policy())
+        placements = place_stripes(
+            self._members.views(request.suspect_disks), policy, request.count, self._random
+        )
+        return self._machine.execute(request, placements=placements).reply
+
+    async def _stat_fs(
+        self, _: RequestContext, __: filesystem_pb2.StatFsRequest, ___: DataBuffer | None
+    ) -> filesystem_pb2.StatFsReply:
+        total, free = self._members.space_bytes()
+        policy = self._machine.policy()
+        width = policy.k + policy.m
+        return filesystem_pb2.StatFsReply(
+            total_bytes=total * policy.k // width,
+            free_bytes=free * policy.k // width,
+            inode_count=self._machine.counts().inodes,
+            free_inodes=1 << 40,
+        )
+
+    async def _sync(
+        self, _: RequestContext, __: metadata_pb2.SyncRequest, ___: DataBuffer | None
+    ) -> types_pb2.Empty:
+        await self._machine.wait_durable(self._machine.sequence)
+        return types_pb2.Empty()
+
+    async def _close_files(
+        self, _: RequestContext, request: metadata_pb2.CloseFilesRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        self.leases.closed(request.session_id, request.inodes)
+        return types_pb2.Empty()
+
+    # Sessions
+
+    async def _open_session(
+        self, context: RequestContext, request: metadata_pb2.OpenSessionRequest, _: DataBuffer | None
+    ) -> metadata_pb2.OpenSessionReply:
+        connection = context.connection
+        if connection is None:
+            raise InvalidError("a session needs a stream connection; over gRPC use the FileSystem service")
+        now_s = trio.current_time()
+        reply = metadata_pb2.OpenSessionReply(
+            lease_ms=round(self.leases.lease_s * 1000), cluster_id=self._machine.cluster_id
+        )
+        granted = None
+        if request.session_id:
+            granted = self.leases.resume(
+                request.session_id, now_s, opens=request.open_inodes, writes=request.write_leases
+            )
+        if granted is None:
+            number = self._machine.open_session(request.label)
+            self.leases.open_session(number, now_s)
+            log.info("session %d opened by %s (%s)", number, request.label, context.peer)
+        else:
+            number = request.session_id
+            reply.resumed = True
+            reply.granted_write_leases.extend(granted)
+            log.info("session %d resumed (%s)", number, context.peer)
+        reply.session_id = number
+        link = self._links.setdefault(number, _Link())
+        link.connection = connection
+        self._wake()
+        self._end_grace_if_over()
+        for recall in self.leases.sessions[number].recalls.values():
+            self._push(recall)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._watch, number, connection, context.peer)
+        return reply
+
+    async def _renew_session(
+        self, _: RequestContext, request: metadata_pb2.RenewSessionRequest, __: DataBuffer | None
+    ) -> metadata_pb2.RenewSessionReply:
+        known = self.leases.renew(request.session_id, trio.current_time(), request.forgotten)
+        return metadata_pb2.RenewSessionReply(known=known)
+
+    async def _close_session(
+        self, _: RequestContext, request: metadata_pb2.CloseSessionRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        if request.session_id in self.leases.sessions:
+            log.info("session %d closed", request.session_id)
+            self._end_session(request.session_id)
+        return types_pb2.Empty()
+
+    async def _recall_done(
+        self, _: RequestContext, request: metadata_pb2.RecallDoneRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        if self.leases.answered(request.session_id, request.recall_id) is not None:
+            self._wake()
+        return types_pb2.Empty()
+
+    def _end_session(self, session: int) -> None:
+        self.leases.end_session(session)
+        self._links.pop(session, None)
+        try:
+            self._machine.close_session(session)
+        except WormError as error:
+            log.error("session %d could not be closed in the log: %s", session, error.message)
+        self._wake()
+        self._end_grace_if_over()
+
+    def _end_grace_if_over(self) -> None:
+        if not self.leases.in_grace and not self._grace_over.is_set():
+            self._grace_over.set()
+
+    async def _watch(self, session: int, connection: ServerConnection, peer: str) -> None:
+        """End the session at once when its process, on this machine, is gone with its connection.
+
+        A process that lives on may serve from its caches until its lease runs out, so a lost
+        connection alone ends nothing.
+        """
+        pid = _peer_pid(peer)
+        if not pid:
+            return
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            return  # gone already, or in a namespace we do not see: the lease runs out
+        try:
+            await connection.closed.wait()
+            with trio.move_on_after(self.leases.lease_s):
+                await trio.lowlevel.wait_readable(descriptor)
+                link = self._links.get(session)
+                if link is not None and link.connection is connection:
+                    log.info("session %d ended: its process %d is gone", session, pid)
+                    self._end_session(session)
+        finally:
+            os.close(descriptor)
+
+    # Recalls
+
+    def _push(self, recall: Recall) -> None:
+        """Tell the session; if it cannot be told, its lease runs out or it resumes and is told then."""
+        for scope in self._queued.get((recall.session, recall.inode), ()):
+            scope.cancel()
+        link = self._links.get(recall.session)
+        if link is None or link.connection is None:
+            return
+        message = metadata_pb2.Recall(
+            recall_id=recall.recall_id,
+            inode=recall.inode,
+            names=recall.names,
+            attributes=recall.attributes,
+            data=recall.data,
+            write_lease=recall.write_lease,
+        )
+        try:
+            link.connection.push(message)
+        except UnavailableError as error:
+            log.debug("recall %d could not be pushed: %s", recall.recall_id, error.message)
+
+    async def _wait_answered(self, recalls: Iterable[int]) -> None:
+        for key in recalls:
+            if key in self.leases.recalls:
+                event = self._answered.get(key)
+                if event is None:
+                    event = self._answered[key] = trio.Event()
+                await event.wait()
+
+    def _wake(self) -> None:
+        """Let those go on whose recalls are over."""
+        if self._answered:
+            for key in [key for key in self._answered if key not in self.leases.recalls]:
+                self._answered.pop(key).set()
+
+
+def _peer_pid(peer: str) -> int:
+    """The process at the other end of a unix socket, as `describe_peer` tells; 0 over TCP."""
+    words = peer.split()
+    return int(words[1]) if len(words) > 1 and words[0] == "pid" and words[1].isdigit() else 0

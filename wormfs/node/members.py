@@ -1,0 +1,246 @@
+"""Who belongs to the cluster and who is alive, on the master: registrations and heartbeats.
+
+Registrations are events in the log; liveness is memory only. A node that has not been heard of
+for `silent_after_s` is offline, and its disks with it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import trio
+
+from wormfs.core.errors import InvalidError, NotFoundError, WrongClusterError
+from wormfs.core.placement import DiskView
+from wormfs.core.types import Codec, Policy
+from wormfs.metadata import Machine
+from wormfs.rpc.v1 import cluster_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _NodeLife:
+    heard_s: float
+    online: bool
+    version: str
+
+
+@dataclass(slots=True)
+class _DiskLife:
+    online: bool
+    total_bytes: int
+    free_bytes: int
+    problem: str
+
+
+def policy_from(message: types_pb2.Policy) -> Policy:
+    """The core's type of a policy message."""
+    return Policy(message.k, message.m, message.chunk_size_bytes, Codec(message.codec))
+
+
+class Members:
+    """Nodes and disks. `changed` is called when someone goes on- or offline or registers."""
+
+    def __init__(
+        self, machine: Machine, *, silent_after_s: float, clock_s: Callable[[], float] = trio.current_time
+    ) -> None:
+        self._machine = machine
+        self._silent_after_s = silent_after_s
+        self._clock_s = clock_s
+        self._nodes: dict[int, _NodeLife] = {}
+        self._disks: dict[int, _DiskLife] = {}
+        self._listeners: list[Callable[[], None]] = []
+        # Grows over restarts too: a client must never take a newer map for an older one.
+        self.version = time.time_ns() // 1_000_000
+        self.own_node = 0
+        self._map: cluster_pb2.ClusterMap | None = None
+        self._node_of: dict[int, int] = {}
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called after every change of who is there."""
+        self._listeners.append(changed)
+
+    def touch(self) -> None:
+        """Something in the map changed."""
+        self.version += 1
+        self._map = None
+        for changed in self._listeners:
+            changed()
+
+    # Joining
+
+    def check_cluster(self, cluster_id: str, who: str) -> None:
+        """Raise WrongClusterError unless `cluster_id` is this cluster's."""
+        own = self._machine.cluster_id
+        if cluster_id != own:
+            raise WrongClusterError(
+                f"{who} belongs to cluster {cluster_id}, this is cluster {own}: "
+                "check its `join` addresses and its disks"
+            )
+
+    def register(self, request: cluster_pb2.RegisterNodeRequest) -> cluster_pb2.RegisterNodeReply:
+        """A node joins or comes back: give it and its disks their numbers.
+
+        Raises WrongClusterError, InvalidError.
+        """
+        node = request.node
+        who = f"node {node.name}"
+        if request.cluster_id:
+            self.check_cluster(request.cluster_id, who)
+        if not node.name or not node.addresses or not request.disks:
+            raise InvalidError("a node registers with a name, an address and at least one disk")
+        uuids = [disk.uuid for disk in request.disks]
+        if "" in uuids or len(set(uuids)) < len(uuids):
+            raise InvalidError(f"{who}: every disk has a uuid of its own; one folder was copied from another")
+        self._refuse_namesake(node)
+        number = self._machine.register_node(node)
+        answer = cluster_pb2.RegisterNodeReply(cluster_id=self._machine.cluster_id, node=number)
+        for disk in request.disks:
+            named = cluster_pb2.DiskInfo()
+            named.CopyFrom(disk)
+            named.node = number
+            named.number = self._machine.register_disk(named)
+            answer.disks.append(named)
+        self._hear(number, answer.disks, node.version)
+        self.touch()
+        log.info("%s registered as number %d with %d disks", who, number, len(answer.disks))
+        return answer
+
+    def _refuse_namesake(self, node: cluster_pb2.NodeInfo) -> None:
+        for known in self._machine.nodes():
+            if known.name == node.name and known.number != node.number:
+                life = self._nodes.get(known.number)
+                if node.number or (life is not None and life.online):
+                    raise InvalidError(
+                        f"a node named {node.name} is in the cluster already (number {known.number}): "
+                        "give this one another name"
+                    )
+
+    def heartbeat(self, request: cluster_pb2.HeartbeatRequest) -> bool:
+        """A node says it is alive; False when it must register (again). Raises WrongClusterError."""
+        self.check_cluster(request.cluster_id, f"node number {request.node}")
+        if request.node not in self._nodes:
+            return False
+        if any(disk.number and disk.number not in self._disks for disk in request.disks):
+            return False
+        if self._hear(request.node, request.disks, self._nodes[request.node].version):
+            self.touch()
+        return True
+
+    def _hear(self, node: int, disks: Iterable[cluster_pb2.DiskInfo], version: str) -> bool:
+        life = self._nodes.get(node)
+        changed = life is None or not life.online
+        if changed and life is not None:
+            log.info("node number %d is online again", node)
+        self._nodes[node] = _NodeLife(self._clock_s(), True, version)
+        for disk in disks:
+            if not disk.number:
+                continue
+            online = disk.state == cluster_pb2.DISK_STATE_ONLINE
+            before = self._disks.get(disk.number)
+            if before is None or before.online != online or before.problem != disk.problem:
+                changed = True
+                if before is not None:
+                    state = "online" if online else "offline"
+                    log.warning("disk %d of node number %d is %s: %s", disk.number, node, state, disk.problem)
+            self._disks[disk.number] = _DiskLife(online, disk.total_bytes, disk.free_bytes, disk.problem)
+        return changed
+
+    def sweep(self) -> None:
+        """Take nodes offline that were silent too long; called a few times a second."""
+        limit_s = self._clock_s() - self._silent_after_s
+        silent = [
+            number
+            for number, life in self._nodes.items()
+            if life.online and life.heard_s < limit_s and number != self.own_node
+        ]
+        for number in silent:
+            self._nodes[number].online = False
+            log.warning("node number %d is offline: silent for %g s", number, self._silent_after_s)
+        if silent:
+            self.touch()
+
+    # Views
+
+    def is_online(self, disk: int) -> bool:
+        """Whether the disk and its node are there."""
+        life = self._disks.get(disk)
+        if life is None or not life.online:
+            return False
+        node = self._nodes.get(self.node_of(disk))
+        return node is not None and node.online
+
+    def node_of(self, disk: int) -> int:
+        """The number of the disk's node; NotFoundError for an unknown disk."""
+        if disk not in self._node_of:
+            self._node_of = {info.number: info.node for info in self._machine.disks()}
+        try:
+            return self._node_of[disk]
+        except KeyError:
+            raise NotFoundError(f"disk {disk} is not registered") from None
+
+    def map(self) -> cluster_pb2.ClusterMap:
+        """The cluster map; not to be changed by the caller."""
+        if self._map is None:
+            self._map = self._make_map()
+        return self._map
+
+    def _make_map(self) -> cluster_pb2.ClusterMap:
+        made = cluster_pb2.ClusterMap(
+            cluster_id=self._machine.cluster_id,
+            name=self._machine.cluster_name,
+            version=self.version,
+            policy=self._machine.policy(),
+        )
+        for info in self._machine.nodes():
+            node = made.nodes.add()
+            node.CopyFrom(info)
+            life = self._nodes.get(info.number)
+            node.online = life is not None and life.online
+            node.version = life.version if life is not None else ""
+            node.master = info.number == self.own_node
+        for disk_info in self._machine.disks():
+            disk = made.disks.add()
+            disk.CopyFrom(disk_info)
+            self._node_of[disk.number] = disk.node
+            online = self.is_online(disk.number)
+            disk.state = cluster_pb2.DISK_STATE_ONLINE if online else cluster_pb2.DISK_STATE_OFFLINE
+            disk_life = self._disks.get(disk.number)
+            if disk_life is not None:
+                disk.total_bytes = disk_life.total_bytes
+                disk.free_bytes = disk_life.free_bytes
+                disk.problem = disk_life.problem
+            if not online and not disk.problem:
+                disk.problem = "its node is silent"
+        return made
+
+    def map_with_space(self) -> cluster_pb2.ClusterMap:
+        """The map with free space as of the last heartbeats."""
+        made = self.map()
+        for disk in made.disks:
+            life = self._disks.get(disk.number)
+            if life is not None:
+                disk.total_bytes = life.total_bytes
+                disk.free_bytes = life.free_bytes
+        return made
+
+    def views(self, suspects: Iterable[int] = ()) -> list[DiskView]:
+        """Every registered disk, for placement."""
+        doubtful = frozenset(suspects)
+        return [
+            DiskView(
+                number,
+                self.node_of(number),
+                life.free_bytes,
+                online=self.is_online(number),
+                suspect=number in doubtful,
+            )
+            for number, life in self._disks.items()
+        ]
+
+    def space_bytes(self) -> tuple[int, int]:
+        """Total and free bytes of all disks that are online."""
+        lives = [life for number, life in self._disks.items() if self.is_online(number)]
+        return sum(life.total_bytes for life in lives), sum(life.free_bytes for life in lives)

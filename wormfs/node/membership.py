@@ -1,0 +1,157 @@
+"""A node's side of belonging to a cluster: joining, heartbeats, the map as the master last told it."""
+
+import logging
+import random
+
+import trio
+
+from wormfs.client.options import ClientOptions
+from wormfs.client.peers import Peer
+from wormfs.core.errors import InvalidError, UnavailableError, WormError, WrongClusterError
+from wormfs.rpc import methods as m
+from wormfs.rpc.registry import DataBuffer, Registry, RequestContext, UnaryHandler
+from wormfs.rpc.v1 import cluster_pb2 as pb
+from wormfs.store.disk import Disk
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+CALL_TIMEOUT_S = 2.0
+FORWARD_TIMEOUT_S = 10.0
+_PAUSE_MIN_S = 0.1
+_PAUSE_MAX_S = 2.0
+
+
+def disk_info(disk: Disk, node: int) -> pb.DiskInfo:
+    """A disk as its node reports it."""
+    status = disk.status()
+    return pb.DiskInfo(
+        number=status.number,
+        uuid=status.uuid,
+        node=node,
+        path=status.path,
+        state=pb.DISK_STATE_ONLINE if status.online else pb.DISK_STATE_OFFLINE,
+        total_bytes=status.total_bytes,
+        free_bytes=status.free_bytes,
+        problem=status.problem,
+    )
+
+
+class Membership:
+    """Joins through any of the `join` addresses, and stays joined."""
+
+    def __init__(self, addresses: list[str], own: pb.NodeInfo, disks: list[Disk]) -> None:
+        self._addresses = addresses
+        self._own = own
+        self._disks = disks
+        self.cluster_id = next((disk.cluster_id for disk in disks if disk.cluster_id), "")
+        self.map = pb.ClusterMap()
+        self._peer: Peer | None = None
+
+    def register(self, registry: Registry) -> None:
+        """Add the Cluster service's handlers of a node that is not the master."""
+        registry.add(m.CLUSTER_GET_CLUSTER_MAP, self._get_map)
+        registry.add(m.CLUSTER_GET_STATUS, self._forwarder(m.CLUSTER_GET_STATUS))
+        registry.add(m.CLUSTER_GET_POLICY, self._forwarder(m.CLUSTER_GET_POLICY))
+        registry.add(m.CLUSTER_SET_POLICY, self._forwarder(m.CLUSTER_SET_POLICY))
+        registry.add(m.CLUSTER_LOCATE, self._forwarder(m.CLUSTER_LOCATE))
+
+    def _forwarder(self, method: m.Method[m.Request, m.Reply]) -> UnaryHandler[m.Request, m.Reply]:
+        async def forward(_: RequestContext, request: m.Request, __: DataBuffer | None) -> m.Reply:
+            if self._peer is None:
+                raise UnavailableError("this node has not reached the master yet; its log says why")
+            return (await self._peer.call(method, request, timeout_s=FORWARD_TIMEOUT_S)).message
+
+        return forward
+
+    async def _get_map(
+        self, _: RequestContext, __: pb.GetClusterMapRequest, ___: DataBuffer | None
+    ) -> pb.ClusterMap:
+        if not self.map.nodes:
+            raise UnavailableError("this node has not joined its cluster yet; its log says why")
+        return self.map
+
+    async def join(self, nursery: trio.Nursery) -> None:
+        """Register, however long it takes for the master to be there; numbers go onto the disks.
+
+        Raises WrongClusterError or InvalidError when the master refuses: trying again is no use.
+        """
+        self._peer = Peer(self._addresses, nursery, ClientOptions())
+        pause_s = _PAUSE_MIN_S
+        while True:
+            try:
+                await self._register()
+            except (WrongClusterError, InvalidError):
+                raise
+            except WormError as error:
+                log.warning("cannot join through %s yet: %s", ", ".join(self._addresses), error.message)
+            else:
+                log.info("joined cluster %s as node number %d", self.cluster_id, self._own.number)
+                return
+            await trio.sleep(pause_s * (0.5 + random.random()))
+            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+    async def _register(self) -> None:
+        assert self._peer is not None
+        request = pb.RegisterNodeRequest(cluster_id=self.cluster_id, node=self._own)
+        request.disks.extend(disk_info(disk, self._own.number) for disk in self._disks)
+        reply = (await self._peer.call(m.CLUSTER_REGISTER_NODE, request, timeout_s=CALL_TIMEOUT_S)).message
+        self.cluster_id = reply.cluster_id
+        self._own.number = reply.node
+        for disk, given in zip(self._disks, reply.disks, strict=True):
+            if disk.online:
+                await trio.to_thread.run_sync(_assign, disk, reply.cluster_id, reply.node, given.number)
+        await self._fetch_map()
+
+    async def _fetch_map(self) -> None:
+        assert self._peer is not None
+        request = pb.GetClusterMapRequest()
+        self.map = (
+            await self._peer.call(m.CLUSTER_GET_CLUSTER_MAP, request, timeout_s=CALL_TIMEOUT_S)
+        ).message
+
+    async def beat(self) -> None:
+        """Tell the master every second that this node and its disks are alive, until cancelled."""
+        assert self._peer is not None
+        failed = False
+        while True:
+            try:
+                known = await self._heartbeat()
+                if not known:
+                    await self._register()
+                await self._fetch_map()
+                if failed:
+                    log.info("the master answers again")
+                failed = False
+            except (WrongClusterError, InvalidError):
+                raise
+            except WormError as error:
+                if not failed:
+                    log.warning("the master does not answer: %s", error.message)
+                failed = True
+            await trio.sleep(HEARTBEAT_S)
+
+    async def _heartbeat(self) -> bool:
+        assert self._peer is not None
+        request = pb.HeartbeatRequest(cluster_id=self.cluster_id, node=self._own.number)
+        request.disks.extend(disk_info(disk, self._own.number) for disk in self._disks)
+        return (await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=CALL_TIMEOUT_S)).message.known
+
+    async def say_goodbye(self) -> None:
+        """Tell the master that this node's disks are gone, so that nobody waits for them."""
+        if self._peer is None or not self._own.number:
+            return
+        request = pb.HeartbeatRequest(cluster_id=self.cluster_id, node=self._own.number)
+        for disk in self._disks:
+            info = disk_info(disk, self._own.number)
+            info.state = pb.DISK_STATE_OFFLINE
+            info.problem = "its node was stopped"
+            request.disks.append(info)
+        try:
+            await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=0.5)
+        except WormError as error:
+            log.debug("the master was not told of the stop: %s", error.message)
+
+
+def _assign(disk: Disk, cluster_id: str, node: int, number: int) -> None:
+    disk.assign(cluster_id=cluster_id, node=node, number=number)
