@@ -348,3 +348,36 @@ async def test_cancelled_server_answers_what_is_under_way_within_its_drain(tmp_p
             server.release.set()
             await stopped.wait()
             await connection.closed.wait()
+
+
+async def test_call_that_ends_while_its_data_arrives_keeps_its_buffer_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = await fake_server(path)
+    room = bytearray(100_000)
+    message = chunk_pb2.GetChunkReply().SerializeToString()
+    async with open_connection([f"unix:{path}"], timeout_s=TIMEOUT_S) as connection:
+        peer = await listener.accept()
+        async with trio.open_nursery() as nursery:
+
+            async def get() -> None:
+                request = chunk_pb2.GetChunkRequest()
+                await connection.call(GET, request, timeout_s=TIMEOUT_S, into=[memoryview(room)])
+
+            nursery.start_soon(get)
+            await peer.receive_some(1000)
+            await peer.send_all(pack_frame(KIND_REPLY, 0, 1, 0, message, len(room)) + b"x" * 60_000)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert room.count(b"x") == 60_000
+            nursery.cancel_scope.cancel()
+        room[:] = bytes(len(room))
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                await peer.receive_some(1000)
+                await peer.send_all(b"x" * 40_000 + pack_frame(KIND_REPLY, 0, 2, 0, b"", 0))
+
+            nursery.start_soon(answer)
+            await connection.call(ECHO, filesystem_pb2.GetAttrRequest(), timeout_s=TIMEOUT_S)
+        assert not any(room)
+        await peer.aclose()
+    await listener.aclose()
