@@ -3,8 +3,10 @@ SHELL := /bin/bash
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP
 export PYTHONNOUSERSITE := 1
 python := .venv/bin/python
+# Arguments for pytest: without any, everything runs, and core and codec must be covered.
+PYTEST ?= --cov=wormfs.core --cov=wormfs.codec --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: help setup demo test test-all coverage check format bench proto clean
+.PHONY: help setup demo test test-all check format bench proto clean
 
 help:
 	@echo 'make demo      a six-node cluster on this machine, shown working (3 minutes)'
@@ -28,9 +30,6 @@ test: setup
 
 test-all: setup
 	@WORMFS_ROUNDS=all $(python) scripts/run_tests.py --limit 21600 -- $(PYTEST)
-
-coverage: setup
-	@$(python) scripts/run_tests.py --limit 1500 -- tests/unit --cov=wormfs.core --cov=wormfs.codec --cov-fail-under=95 $(PYTEST)
 
 check: setup
 	@.venv/bin/ruff check
