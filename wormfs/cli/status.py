@@ -3,9 +3,10 @@
 import argparse
 from typing import Any
 
-from wormfs.cli.connection import add_cluster_options, call_master, target_of
+from wormfs.cli.connection import Target, add_cluster_options, call_master, cluster_map, target_of
 from wormfs.cli.output import human_bytes, print_json, table, to_plain
 from wormfs.cli.parsing import Subparsers, command
+from wormfs.core.errors import UnavailableError
 from wormfs.rpc import methods
 from wormfs.rpc.v1 import cluster_pb2
 
@@ -24,12 +25,27 @@ def add_parsers(subparsers: Subparsers) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    reply = call_master(target_of(arguments), methods.CLUSTER_GET_STATUS, cluster_pb2.GetStatusRequest())
+    target = target_of(arguments)
+    code = 0
+    try:
+        reply = call_master(target, methods.CLUSTER_GET_STATUS, cluster_pb2.GetStatusRequest())
+    except UnavailableError as error:
+        reply = _without_master(target, error)
+        code = error.exit_code
     if arguments.json:
         print_json(status_json(reply))
     else:
         print(status_text(reply))
-    return 0
+    return code
+
+
+def _without_master(target: Target, why: UnavailableError) -> cluster_pb2.StatusReply:
+    """What another node still knows. Raises UnavailableError when none answers."""
+    return cluster_pb2.StatusReply(
+        map=cluster_map(target),
+        health="failed",
+        warnings=[f"the master does not answer, and what is shown may be old: {why.message}"],
+    )
 
 
 def status_json(reply: cluster_pb2.StatusReply) -> dict[str, Any]:
