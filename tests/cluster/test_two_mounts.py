@@ -1,0 +1,119 @@
+"""One truth for all mounts: a completed operation on one is seen by the next on any other."""
+
+import os
+import threading
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.conftest import ClusterFactory
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(180)]
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def two(module_cluster: ClusterFactory) -> tuple[Path, Path]:
+    cluster = module_cluster(nodes=1, disks=6, policy="4+2")
+    return cluster.mount("one"), cluster.mount("two")
+
+
+def test_unflushed_writes_are_seen_through_the_other_mount(two: tuple[Path, Path]) -> None:
+    one, other = two
+    fd = os.open(one / "open", os.O_CREAT | os.O_RDWR, 0o644)
+    for number in range(20):
+        data = bytes([number]) * 10_000
+        os.pwrite(fd, data, number * 10_000)
+        assert (other / "open").stat().st_size == (number + 1) * 10_000
+        assert (other / "open").read_bytes()[-10_000:] == data
+    os.close(fd)
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 5 * MIB])
+def test_an_open_reader_sees_an_overwrite(two: tuple[Path, Path], size: int) -> None:
+    one, other = two
+    path, twin = one / f"over-{size}", other / f"over-{size}"
+    path.write_bytes(b"a" * size)
+    fd = os.open(twin, os.O_RDONLY)
+    assert os.pread(fd, 50, size - 50) == b"a" * 50  # the reader's pages are cached now
+    writer = os.open(path, os.O_WRONLY)
+    for letter in (b"b", b"c"):
+        os.pwrite(writer, letter * 50, size - 50)
+        assert os.pread(fd, 50, size - 50) == letter * 50
+    os.close(writer)
+    os.truncate(path, size - 10)
+    assert os.fstat(fd).st_size == size - 10
+    assert os.pread(fd, 50, size - 50) == b"c" * 40
+    os.close(fd)
+
+
+def test_names_made_renamed_and_removed_are_seen_at_once(two: tuple[Path, Path]) -> None:
+    one, other = two
+    (one / "d").mkdir()
+    for number in range(30):
+        here, there = (one, other) if number % 2 else (other, one)
+        assert not (there / "d" / "x").exists()
+        (here / "d" / "x").write_text(str(number))
+        assert (there / "d" / "x").read_text() == str(number)
+        assert os.listdir(there / "d") == ["x"]
+        (there / "d" / "x").rename(there / "d" / "y")
+        assert not (here / "d" / "x").exists()
+        assert (here / "d" / "y").read_text() == str(number)
+        (here / "d" / "y").chmod(0o600 + number % 8)
+        assert (there / "d" / "y").stat().st_mode & 0o777 == 0o600 + number % 8
+        (here / "d" / "y").unlink()
+        assert os.listdir(there / "d") == []
+
+
+def test_an_unlinked_file_stays_readable_where_it_is_open(two: tuple[Path, Path]) -> None:
+    one, other = two
+    data = Random(3).randbytes(6 * MIB)
+    (one / "gone").write_bytes(data)
+    fd = os.open(other / "gone", os.O_RDONLY)
+    (one / "gone").unlink()
+    assert not (other / "gone").exists()
+    assert b"".join(iter(lambda: os.read(fd, MIB), b"")) == data
+    os.close(fd)
+
+
+def test_appends_from_both_mounts_all_arrive(two: tuple[Path, Path]) -> None:
+    lines_each = 100
+
+    def append(mount: Path, mark: str) -> None:
+        fd = os.open(mount / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        for number in range(lines_each):
+            os.write(fd, f"{mark}{number:05d}\n".encode())
+        os.close(fd)
+
+    threads = [
+        threading.Thread(target=append, args=(mount, mark)) for mount, mark in zip(two, "ab", strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    lines = (two[0] / "log").read_text().splitlines()
+    assert sorted(lines) == [f"{mark}{number:05d}" for mark in "ab" for number in range(lines_each)]
+
+
+def test_exclusive_create_has_one_winner(two: tuple[Path, Path]) -> None:
+    winners: list[tuple[int, str]] = []
+
+    def race(mount: Path, mark: str) -> None:
+        for number in range(50):
+            try:
+                os.close(os.open(mount / f"lock-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            except FileExistsError:
+                continue
+            winners.append((number, mark))
+
+    threads = [
+        threading.Thread(target=race, args=(mount, mark)) for mount, mark in zip(two, "ab", strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert sorted(number for number, _ in winners) == list(range(50))
