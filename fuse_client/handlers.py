@@ -17,7 +17,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from fuse_client.attributes import mode_without_set_id, to_kernel, to_statvfs
 from fuse_client.errno_map import answers_errno
-from fuse_client.tables import HeldDirectories, Listing, LookupCounts, OpenFile, OpenTable
+from fuse_client.tables import HeldInodes, Listing, LookupCounts, OpenFile, OpenTable
 from wormfs.core.limits import LISTING_PAGE_DEFAULT, ROOT_INODE
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class KernelTables:
         self.lookups = LookupCounts()
         self.files: OpenTable[OpenFile] = OpenTable()
         self.listings: OpenTable[Listing] = OpenTable()
-        self.held = HeldDirectories()
+        self.directories = HeldInodes()
+        self.pages = HeldInodes()
 
 
 class MountOperations(pyfuse3.Operations):
@@ -56,7 +57,8 @@ class MountOperations(pyfuse3.Operations):
         self._lookups = tables.lookups
         self._files = tables.files
         self._listings = tables.listings
-        self._held = tables.held
+        self._directories = tables.directories
+        self._pages = tables.pages
 
     def _given(self, entry: "Entry") -> EntryAttributes:
         """The entry for an answer that makes the kernel know the inode once more."""
@@ -68,7 +70,7 @@ class MountOperations(pyfuse3.Operations):
     @answers_errno
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a name."""
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             return self._given(await self._filesystem.lookup(parent_inode, name))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -85,7 +87,7 @@ class MountOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a closed file, a device node, a fifo or a socket."""
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             made = await self._filesystem.make_node(
                 parent_inode, name, mode & ~ctx.umask, ctx.uid, ctx.gid, rdev=rdev
             )
@@ -95,7 +97,7 @@ class MountOperations(pyfuse3.Operations):
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
         wanted = stat.S_IFDIR | (mode & _PERMISSIONS & ~ctx.umask)
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             made = await self._filesystem.make_node(parent_inode, name, wanted, ctx.uid, ctx.gid)
             return self._given(made)
 
@@ -104,7 +106,7 @@ class MountOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a symbolic link."""
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             made = await self._filesystem.make_node(
                 parent_inode, name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target=target
             )
@@ -115,19 +117,19 @@ class MountOperations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Give an inode one more name."""
-        with self._held.hold(new_parent_inode):
+        with self._directories.hold(new_parent_inode):
             return self._given(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     @answers_errno
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a name; the inode lives on while it is open."""
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             await self._filesystem.unlink(parent_inode, name)
 
     @answers_errno
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an empty directory."""
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             await self._filesystem.rmdir(parent_inode, name)
 
     @answers_errno
@@ -141,7 +143,7 @@ class MountOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         """Move a name, over another one too; RENAME_NOREPLACE and RENAME_EXCHANGE are passed on."""
-        with self._held.hold(parent_inode_old, parent_inode_new):
+        with self._directories.hold(parent_inode_old, parent_inode_new):
             await self._filesystem.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @answers_errno
@@ -212,14 +214,16 @@ class MountOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make a regular file and open it."""
         wanted = mode & _PERMISSIONS & ~ctx.umask
-        with self._held.hold(parent_inode):
+        with self._directories.hold(parent_inode):
             entry, handle = await self._filesystem.create(parent_inode, name, wanted, ctx.uid, ctx.gid, flags)
             return self._opened(OpenFile(handle, ctx.uid != 0)), self._given(entry)
 
     @answers_errno
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """File bytes, fewer only at the end; any kind of buffer, copied once, into the kernel."""
-        return await self._filesystem.read(self._files.get(fh).handle, off, size)  # type: ignore[return-value]
+        handle = self._files.get(fh).handle
+        with self._pages.hold(handle.inode):
+            return await self._filesystem.read(handle, off, size)  # type: ignore[return-value]
 
     @answers_errno
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -228,7 +232,8 @@ class MountOperations(pyfuse3.Operations):
         if opened.take_set_id:
             await self._take_set_id(opened.handle.inode)
             opened.take_set_id = False
-        return await self._filesystem.write(opened.handle, off, buf)
+        with self._pages.hold(opened.handle.inode):
+            return await self._filesystem.write(opened.handle, off, buf)
 
     async def _take_set_id(self, inode: int) -> None:
         mode = await self._mode_without_set_id(inode)
@@ -261,7 +266,7 @@ class MountOperations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """Fill one reply with entries and their attributes. "." and ".." are not counted as lookups."""
         listing = self._listings.get(fh)
-        with self._held.hold(listing.inode):
+        with self._directories.hold(listing.inode):
             for number in range(start_id, len(_DOTS)):
                 if not _give_dot(token, listing.inode, number):
                     return

@@ -22,8 +22,8 @@ from fuse_client.handlers import KernelTables
 from fuse_client.notify import KernelNotifier
 
 _log = logging.getLogger(__name__)
-_ENTRY_WAIT_S = 0.1
-_INODE_WAIT_S = 2.0
+_LOCKED_WAIT_S = 0.1
+_PAGES_WAIT_S = 2.0  # nothing of ours locks the pages: they may have to be written back first
 _THREADS = 64
 # An answer that made the kernel know an inode may still be on its way through the kernel.
 _UNKNOWN_RETRIES = 3
@@ -53,8 +53,9 @@ class MountKernelCache:
         if notifier is None or inode not in tables.lookups:
             return
         notify = partial(notifier.invalidate_inode, inode, data=data)
+        wait_s = _LOCKED_WAIT_S if inode in tables.pages else _PAGES_WAIT_S
         for _ in range(_UNKNOWN_RETRIES):
-            if await self._wait(notify, _INODE_WAIT_S) is not False:
+            if await self._wait(notify, wait_s) is not False:
                 return
             await trio.sleep(_UNKNOWN_PAUSE_S)
 
@@ -67,9 +68,9 @@ class MountKernelCache:
         notifier = self._notifier
         if notifier is None or parent not in tables.lookups:
             return
-        if parent in tables.held and self._drop_all_entries(notifier):
+        if parent in tables.directories and self._drop_all_entries(notifier):
             return
-        done = await self._wait(partial(notifier.invalidate_entry, parent, name), _ENTRY_WAIT_S)
+        done = await self._wait(partial(notifier.invalidate_entry, parent, name), _LOCKED_WAIT_S)
         if done is None:
             self._drop_all_entries(notifier)
 

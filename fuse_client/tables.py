@@ -145,11 +145,11 @@ class Listing:
         return max(0.0, entry.cache_s - (now_s - self.loaded_s))
 
 
-class HeldDirectories:
-    """Directories whose kernel lock is held by a request that we have not answered yet.
+class HeldInodes:
+    """Inodes of which the kernel holds something locked for a request that we have not answered yet.
 
-    The kernel holds a directory's lock during requests that name its entries; an invalidation of
-    one of its entries would wait for that lock.
+    That is a directory during requests that name its entries, or pages of a file while they are
+    read or written. An invalidation of what is locked waits for the answer.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """Invalidations reach the kernel, and none of them waits for a lock that waits for us."""
 
 import os
+import stat
 from pathlib import Path
 
 import trio
@@ -72,6 +73,36 @@ class _SlowCreate(MemoryFileSystem):
             self.waiting.set()
             await self.go_on.wait()
         return await super().create(parent, name, mode, uid, gid, flags)
+
+
+class _SlowRead(MemoryFileSystem):
+    """A read that waits until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__(CACHED_S)
+        self.waiting = trio.Event()
+        self.go_on = trio.Event()
+
+    async def read(self, handle: MemoryHandle, offset_bytes: int, length_bytes: int) -> memoryview:
+        self.waiting.set()
+        await self.go_on.wait()
+        return await super().read(handle, offset_bytes, length_bytes)
+
+
+async def test_invalidation_does_not_wait_for_a_read_that_waits_for_it(mounting: MountFactory) -> None:
+    filesystem = _SlowRead()
+    entry = await filesystem.make_node(ROOT_INODE, b"f", stat.S_IFREG | 0o644, 0, 0)
+    inode = entry.attributes.inode
+    await filesystem.write(MemoryHandle(inode, 0), 0, b"old!")
+    async with mounting(filesystem) as mounted, trio.open_nursery() as nursery:
+        path = mounted.point / "f"
+        nursery.start_soon(mounted.call, path.read_bytes)
+        await filesystem.waiting.wait()
+        await filesystem.write(MemoryHandle(inode, 0), 0, b"new!")
+        with trio.fail_after(1):
+            await mounted.kernel.invalidate_inode(inode, data=True)
+        filesystem.go_on.set()
+        assert await mounted.call(path.read_bytes) == b"new!"
 
 
 def _make(point: Path) -> None:
