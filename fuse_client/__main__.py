@@ -23,7 +23,6 @@ from wormfs.rpc.memory import raise_mmap_threshold
 from wormfs.settings.client import ClientConfig, load_client_config
 
 _log = logging.getLogger("fuse_client")
-_STRIPE_BYTES = 4 << 20  # readahead is set in bytes and done in stripes; this is a full 4+2 stripe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,15 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def client_options(config: ClientConfig) -> ClientOptions:
-    """What client.yaml says, in the client's terms."""
-    chosen = config.options
-    return ClientOptions(
-        deadline_s=chosen.deadline_s,
-        cache_bytes=chosen.cache_size_bytes,
-        dirty_bytes=chosen.buffer_size_bytes,
-        readahead_stripes=-(-chosen.readahead_bytes // _STRIPE_BYTES),
-        stores_in_flight=chosen.parallel_stripes,
-    )
+    """What client.yaml says, in the client's terms; the fields are the same."""
+    return ClientOptions(**dataclasses.asdict(config.options))
 
 
 def _tune_collector() -> None:
