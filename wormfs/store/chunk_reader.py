@@ -5,8 +5,11 @@ last reference to it goes: a thread that reads holds one, so the cache may drop 
 at any time and no descriptor number is ever reused under a read.
 """
 
+import contextlib
+import fcntl
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -167,65 +170,75 @@ def open_path(disk: Disk, path: str) -> OpenChunk:
     """Open a chunk file and read its header, whoever's it is. Raises as open_chunk() but WrongChunkError."""
     try:
         descriptor = _open_plain(path)
-        try:
-            size = os.fstat(descriptor).st_size
-            block = os.pread(descriptor, HEADER_BYTES, 0)
-            if size > HEADER_BYTES + ONE_BLOCK_CHUNK_MAX_BYTES:
-                block += os.pread(descriptor, HEADER_MAX_BYTES - HEADER_BYTES, HEADER_BYTES)
-            chunk = _parse(path, block, size)
-        except BaseException:
-            os.close(descriptor)
-            raise
     except OSError as error:
         raise _read_failure(disk, error, path) from error
-    chunk.adopt(descriptor, False)
-    return chunk
+    with _owning(disk, descriptor, path) as size:
+        return _open_header(descriptor, path, size)
 
 
 def open_and_read(
     disk: Disk, key: ChunkKey, offset: int, length: int, pool: BufferPool
 ) -> tuple[OpenChunk, ChunkData]:
-    """Open a chunk and read a range; a whole long chunk comes with its header in one O_DIRECT read."""
+    """Open a chunk and read a range. A chunk read whole comes with its header in one read.
+
+    Raises as open_chunk() and read_open().
+    """
     disk.require_online()
-    if disk.direct and offset == 0 and (not length or length >= DIRECT_READ_MIN_BYTES):
-        whole = _read_whole(disk, key, length, pool)
-        if whole is not None:
-            return whole
-    chunk = open_chunk(disk, key)
+    path = f"{disk.chunks_path}/{layout.chunk_path(key)}"
+    try:
+        descriptor = _open_plain(path)
+    except OSError as error:
+        raise _read_failure(disk, error, path) from error
+    with _owning(disk, descriptor, path) as size:
+        data_bytes = size - HEADER_BYTES
+        # Any range from 0 of a chunk of one checksum block is the whole chunk.
+        whole = offset == 0 and (not length or length >= data_bytes or data_bytes <= CHECKSUM_BLOCK_BYTES)
+        if whole and 0 < data_bytes <= ONE_BLOCK_CHUNK_MAX_BYTES and length >= 0:
+            return _read_whole(disk, key, descriptor, path, data_bytes, pool)
+        chunk = _open_header(descriptor, path, size)
+    _check(disk, chunk, key)
     return chunk, read_open(disk, chunk, offset, length, pool)
 
 
-def _read_whole(
-    disk: Disk, key: ChunkKey, length: int, pool: BufferPool
-) -> tuple[OpenChunk, ChunkData] | None:
-    path = f"{disk.chunks_path}/{layout.chunk_path(key)}"
+@contextlib.contextmanager
+def _owning(disk: Disk, descriptor: int, path: str) -> Iterator[int]:
+    """Close the descriptor and translate the error when the body fails; gives the file's size."""
     try:
-        descriptor = _open_direct(path)
-    except OSError as error:
-        raise _read_failure(disk, error, path) from error
-    try:
-        size = os.fstat(descriptor).st_size
-        data_bytes = size - HEADER_BYTES
-        if not DIRECT_READ_MIN_BYTES <= data_bytes <= ONE_BLOCK_CHUNK_MAX_BYTES or 0 < length < data_bytes:
-            os.close(descriptor)
-            return None
-    except OSError as error:
-        os.close(descriptor)
-        raise _read_failure(disk, error, path) from error
-    buffer = pool.acquire(data_bytes)
-    try:
-        region = buffer.region(HEADER_BYTES, round_up(data_bytes))
-        got = _read_fully(descriptor, region, 0, size)
-        chunk = _parse(path, region[:HEADER_BYTES], got)
-        _check(disk, chunk, key)
+        yield os.fstat(descriptor).st_size
     except BaseException as error:
         os.close(descriptor)
-        buffer.release()
         if isinstance(error, OSError):
             raise _read_failure(disk, error, path) from error
         raise
-    chunk.adopt(descriptor, True)
-    return chunk, _verified(chunk, buffer, 0)
+
+
+def _open_header(descriptor: int, path: str, size: int) -> OpenChunk:
+    block = os.pread(descriptor, HEADER_BYTES, 0)
+    if size > HEADER_BYTES + ONE_BLOCK_CHUNK_MAX_BYTES:
+        block += os.pread(descriptor, HEADER_MAX_BYTES - HEADER_BYTES, HEADER_BYTES)
+    chunk = _parse(path, block, size)
+    chunk.adopt(descriptor, False)
+    return chunk
+
+
+def _read_whole(
+    disk: Disk, key: ChunkKey, descriptor: int, path: str, data_bytes: int, pool: BufferPool
+) -> tuple[OpenChunk, ChunkData]:
+    direct = disk.direct and data_bytes >= DIRECT_READ_MIN_BYTES
+    if direct:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_RDONLY | os.O_DIRECT)
+    buffer = pool.acquire(data_bytes)
+    try:
+        region = buffer.region(HEADER_BYTES, round_up(data_bytes) if direct else data_bytes)
+        got = _read_fully(descriptor, region, 0, HEADER_BYTES + data_bytes)
+        chunk = _parse(path, region[:HEADER_BYTES], got)
+        _check(disk, chunk, key)
+    except BaseException:
+        buffer.release()
+        raise
+    data = _verified(chunk, buffer, 0)  # releases the buffer when it fails
+    chunk.adopt(descriptor, direct)
+    return chunk, data
 
 
 def _read_fully(descriptor: int, target: memoryview, position: int, wanted: int) -> int:

@@ -7,6 +7,7 @@ be dropped at any time.
 """
 
 import logging
+import resource
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from wormfs.store.disk import Disk, DiskStatus
 logger = logging.getLogger(__name__)
 
 _ROUND_CHUNKS_MAX: Final = 64
+_DESCRIPTOR_SHARE: Final = 4
+"""The cache keeps at most one chunk (two descriptors) for so many the process may open."""
 _Result = TypeVar("_Result")
 
 
@@ -47,7 +50,7 @@ class StoreOptions:
     health_interval_s: float = 2.0
     probe_every: int = 15  # health checks between two test writes
     disk_timeout_s: float = 30.0  # a disk that does not answer for so long is taken offline
-    cached_chunks: int = 1024  # open descriptors: up to two each
+    cached_chunks: int = 1024  # up to two descriptors each; fewer where the process may open few
     readers_per_disk: int = 4  # threads; a hanging disk can hold no more
 
 
@@ -92,6 +95,8 @@ class ChunkStore:
         self.cluster_id = cluster_id
         self.pool = pool or BufferPool()
         self._options = options or StoreOptions()
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._opened_max = max(1, min(self._options.cached_chunks, soft_limit // _DESCRIPTOR_SHARE))
         self._lanes: dict[int, _Lane] = {}
         self._opened: OrderedDict[tuple[int, ChunkKey], OpenChunk] = OrderedDict()
         self._nursery: trio.Nursery | None = None
@@ -276,7 +281,7 @@ class ChunkStore:
 
     def _remember(self, name: tuple[int, ChunkKey], opened: OpenChunk) -> None:
         self._opened[name] = opened
-        while len(self._opened) > self._options.cached_chunks:
+        while len(self._opened) > self._opened_max:
             self._opened.popitem(last=False)
 
     def _forget(self, disk: int, key: ChunkKey) -> None:
