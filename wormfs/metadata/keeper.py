@@ -1,0 +1,216 @@
+"""Keeping log and state whole while disks fail: commits, syncs, snapshots, re-replication.
+
+Owns which SQLite file is live. Whatever happens to it, callers go on: it is copied from its still
+open connection, or rebuilt from snapshot and log, on the first healthy metadata disk.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from wormfs.core.errors import DiskError, UnavailableError, WormError
+from wormfs.metadata import state_files
+from wormfs.metadata.embedded_log import EmbeddedLog
+from wormfs.metadata.snapshots import Taken, take
+from wormfs.metadata.sqlite_state import SqliteState
+
+COMMIT_INTERVAL_S = 0.1
+SYNC_INTERVAL_S = 0.5
+CARE_INTERVAL_S = 1.0
+SNAPSHOT_LOG_BYTES = 64 << 20
+"""A snapshot is taken when the log since the last is longer than this and than the state."""
+CHECKPOINT_WAL_BYTES = 8 << 20
+logger = logging.getLogger(__name__)
+
+
+class StateKeeper:
+    """The live state and the care for its disks."""
+
+    def __init__(self, log: EmbeddedLog, disks: Sequence[Path]) -> None:
+        self._log = log
+        self._disks = list(disks)
+        self._failed: set[Path] = set()
+        self._snapshotting = False
+        self.state: SqliteState
+        self._install(*state_files.open_state(log, disks))
+
+    def _install(self, state: SqliteState, disk: Path) -> None:
+        self.state = state
+        self.disk = disk
+        found = state_files.state_path(disk).stat()
+        self._identity = (found.st_dev, found.st_ino)
+
+    def close(self) -> None:
+        """Commit and close the state."""
+        try:
+            self.state.commit()
+        except sqlite3.Error as error:
+            logger.warning("metadata state not committed, it will be rebuilt: %s", error)
+        self.state.close()
+
+    # --- the live file ------------------------------------------------------------------------
+
+    def recover_state(self, reason: str) -> None:
+        """SQLite reported an error: put a sound state in its place. UnavailableError when none can be."""
+        self.rebuild_state(reason)
+
+    def rebuild_state(self, reason: str) -> None:
+        """Throw the state away and build it from snapshot and log."""
+        logger.warning("metadata state on %s is rebuilt: %s", self.disk, reason)
+        members = self._log.member_disks()
+        if not members:
+            raise UnavailableError("no disk holds the metadata log: bring a metadata disk back")
+        self.state.close()
+        # The disk that just failed comes last.
+        self._install(*state_files.rebuild(self._log, sorted(members, key=lambda disk: disk == self.disk)))
+
+    def move_state(self, reason: str) -> None:
+        """The live file was deleted, or its disk given up: go on with a copy on another disk."""
+        logger.warning("metadata state leaves %s: %s", self.disk, reason)
+        moved = state_files.move_live(self.state, self._log.used_disks())
+        if moved is None:
+            self.rebuild_state("it could not be copied")
+            return
+        self.state.close()
+        self._install(*moved)
+
+    def check_state(self) -> None:
+        """Move the state if its file is no longer where it was made."""
+        try:
+            found = state_files.state_path(self.disk).stat()
+            if (found.st_dev, found.st_ino) == self._identity:
+                return
+            reason = "its file was replaced"
+        except OSError as error:
+            reason = str(error)
+        if self._log.used_disks():
+            self.move_state(reason)
+
+    # --- disks --------------------------------------------------------------------------------
+
+    def disk_failed(self, path: Path) -> None:
+        """Use a disk no more."""
+        self._failed.add(path)
+        self._log.drop([path], "its disk failed")
+        if self.disk == path and self._log.used_disks():
+            self.move_state("its disk failed")
+
+    def disk_usable(self, path: Path) -> None:
+        """A disk may be used (again)."""
+        self._failed.discard(path)
+        if path not in self._disks:
+            self._disks.append(path)
+
+    def _spares(self) -> list[Path]:
+        used = self._log.used_disks()
+        wanted = self._log.copies_wanted - len(used)
+        spares = [
+            disk for disk in self._disks if disk not in used and disk not in self._failed and disk.is_dir()
+        ]
+        return spares[: max(wanted, 0)]
+
+    def replicate_now(self) -> None:
+        """Bring the number of copies up to what is wanted, as far as there are disks. Blocks."""
+        joining = self._begin_joins()
+        if joining:
+            self._stored(take(state_files.state_path(self.disk), self._folders()), joining)
+
+    def _begin_joins(self) -> list[Path]:
+        joining = [disk for disk in self._spares() if self._log.begin_join(disk)]
+        if joining:
+            self.state.commit()
+        return joining
+
+    def _folders(self) -> list[Path]:
+        return [disk / "metadata" / "snapshots" for disk in self._log.used_disks()]
+
+    def _stored(self, taken: Taken, joining: Sequence[Path]) -> None:
+        for folder, problem in taken.failed.items():
+            self._log.drop([folder.parent.parent], problem)
+        for disk in joining:
+            self._log.finish_join(disk)
+        self._log.snapshot_stored(taken.info)
+
+    async def snapshot(self, joining: Sequence[Path] = ()) -> None:
+        """Store a snapshot on every member, count joining ones in, trim the log."""
+        if self._snapshotting:
+            return
+        self._snapshotting = True
+        try:
+            self._log.begin_segment()
+            self.state.commit()
+            database = state_files.state_path(self.disk)
+            try:
+                taken = await trio.to_thread.run_sync(take, database, self._folders())
+            except (sqlite3.Error, DiskError):
+                for disk in joining:
+                    self._log.drop([disk], "no snapshot could be stored")
+                raise
+            self._stored(taken, joining)
+        finally:
+            self._snapshotting = False
+
+    # --- background ---------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run every duty until cancelled; a duty that fails is logged and tried again."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._every, COMMIT_INTERVAL_S, self._commit)
+            nursery.start_soon(self._every, SYNC_INTERVAL_S, self._sync)
+            nursery.start_soon(self._every, CARE_INTERVAL_S, self.care)
+            task_status.started()
+
+    async def _every(self, interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await duty()
+            except (OSError, sqlite3.Error, WormError) as error:
+                logger.warning("metadata upkeep: %s", error)
+            await trio.sleep(interval_s)
+
+    async def _commit(self) -> None:
+        try:
+            self.state.commit()
+        except sqlite3.Error as error:
+            self.rebuild_state(str(error))
+        await trio.lowlevel.checkpoint()
+
+    async def _sync(self) -> None:
+        await self._log.wait_durable(self._log.last_sequence)
+
+    async def care(self) -> None:
+        """One round: lost copies and files, missing copies, snapshots, the write-ahead log's length."""
+        self._log.check_members()
+        joining = self._begin_joins()
+        self.check_state()
+        if joining:
+            await self.snapshot(joining)
+        elif self._log.log_bytes > max(SNAPSHOT_LOG_BYTES, self._state_bytes()):
+            await self.snapshot()
+        await self._checkpoint()
+
+    def _state_bytes(self) -> int:
+        return state_files.state_path(self.disk).stat().st_size
+
+    async def _checkpoint(self) -> None:
+        """Move the write-ahead log into the database: the bulk in a thread, the rest here."""
+        path = state_files.state_path(self.disk)
+        wal = path.with_name(path.name + "-wal")
+        if not wal.exists() or wal.stat().st_size < CHECKPOINT_WAL_BYTES:
+            return
+        self.state.commit()
+        await trio.to_thread.run_sync(_checkpoint_apart, path)
+        self.state.commit()
+        # What came meanwhile is little; with nothing left over, the next write begins the file anew.
+        self.state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _checkpoint_apart(path: Path) -> None:
+    connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    finally:
+        connection.close()

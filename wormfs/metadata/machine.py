@@ -1,0 +1,448 @@
+"""The metadata state machine: commands in, events logged and applied, replies out.
+
+One machine per master. Everything but `run`, `wait_durable` and `watch` is synchronous and belongs
+to the trio thread. The order for a command is: decide on the state, append to the log, apply,
+answer; so what was answered is in the log, and the state can always be rebuilt from it.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+from google.protobuf.message import Message
+
+from wormfs.core import events as ev
+from wormfs.core.apply import apply
+from wormfs.core.errors import (
+    DataLossError,
+    ExistsError,
+    InvalidError,
+    NotFoundError,
+    SessionExpiredError,
+)
+from wormfs.core.records import Counts, FileStripe, GarbageChunk, Session, Stripe
+from wormfs.core.state import At, Decision, Touch
+from wormfs.core.types import Policy
+from wormfs.core.writing import (
+    Placement,
+    decide_abandon,
+    decide_allocate,
+    decide_close_session,
+    decide_collected,
+    decide_free_orphan,
+    decide_open_session,
+)
+from wormfs.metadata import checks
+from wormfs.metadata.convert import event_message, policy_message, stripe_message
+from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
+from wormfs.metadata.keeper import StateKeeper
+from wormfs.metadata.log_port import LogRecord
+from wormfs.metadata.requests import COMMANDS, QUERIES, REPLIES, command_reply, request_targets
+from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
+
+COMMIT_ENTRIES = 2_000
+logger = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What a request came to."""
+
+    reply: Message
+    sequence: int  # wait_durable(sequence) makes it durable
+    touched: tuple[Touch, ...] = ()  # what other sessions must drop; empty for queries and retries
+
+
+class StripesPage(NamedTuple):
+    """A page of all stripes of all files."""
+
+    stripes: list[FileStripe]
+    next: tuple[int, int] | None  # the cursor of the next page; None: the end
+
+
+class Machine:
+    """The metadata of a cluster. Made by `open`."""
+
+    def __init__(self, keeper: StateKeeper, log: EmbeddedLog, clock: Callable[[], int]) -> None:
+        self._keeper = keeper
+        self._log = log
+        self._clock = clock
+        self._uncommitted = 0
+        self.epoch = 0
+
+    @classmethod
+    def open(
+        cls,
+        directories: Sequence[Path],
+        *,
+        copies: int,
+        clock: Callable[[], int] = time.time_ns,
+        node: int = 1,
+        create: bool = True,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> "Machine":
+        """Recover log and state from the `metadata` folders of these disk folders, or begin new ones.
+
+        `copies`: disks that hold log and snapshots (m + 1). `clock`: nanoseconds since 1970 UTC.
+        `create=False`: raise DataLossError instead of beginning anew, for a node that had metadata.
+        Raises DataLossError, WrongClusterError, UnavailableError (no disk can be written).
+        """
+        log = EmbeddedLog.open(directories, copies=copies, create=create, segment_bytes=segment_bytes)
+        keeper = StateKeeper(log, directories)
+        machine = cls(keeper, log, clock)
+        machine.epoch = log.campaign(keeper.state.epoch)
+        machine._log_decision(Decision((ev.MasterElected(machine.epoch, node),)))
+        keeper.replicate_now()
+        return machine
+
+    def close(self) -> None:
+        """Commit, sync and close everything. Called last; `run` must have ended."""
+        self._keeper.close()
+        self._log.close()
+
+    # --- identity and registry ----------------------------------------------------------------
+
+    @property
+    def cluster_id(self) -> str:
+        """Empty until form_cluster."""
+        return self._keeper.state.cluster_id
+
+    @property
+    def cluster_name(self) -> str:
+        """For people."""
+        return self._keeper.state.cluster_name
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that new files use."""
+        return self._keeper.state.policy
+
+    @property
+    def sequence(self) -> int:
+        """The last entry applied."""
+        return self._keeper.state.applied
+
+    @property
+    def durable_sequence(self) -> int:
+        """Entries up to this one survive a power loss."""
+        return self._log.durable_sequence
+
+    def form_cluster(self, cluster_id: str, name: str, policy: Policy) -> None:
+        """Give the cluster its identity and root directory, once. ExistsError when it has one."""
+        if self.cluster_id:
+            raise ExistsError(f"this is cluster {self.cluster_id} already")
+        self._log_decision(Decision((ev.ClusterFormed(cluster_id, name, policy),)))
+
+    def set_policy(self, policy: Policy) -> None:
+        """Files made from now on use this policy. The caller has checked it."""
+        if policy != self.policy:
+            self._log_decision(Decision((ev.PolicySet(policy),)))
+
+    def policy_message(self) -> types_pb2.Policy:
+        """The policy as the wire has it."""
+        return policy_message(self.policy)
+
+    def register_node(self, node: cluster_pb2.NodeInfo) -> int:
+        """Register a node or its changed addresses; answers its number (that of its name, if known).
+
+        NotFoundError: its number is not known here.
+        """
+        known = {row.number: row for row in self._keeper.state.nodes()}
+        number = node.number or next((row.number for row in known.values() if row.name == node.name), 0)
+        if number and number not in known:
+            raise NotFoundError(f"node {number} ({node.name}) is not known to this cluster")
+        number = number or max(known, default=0) + 1
+        event = ev.NodeRegistered(
+            number, node.name, tuple(node.addresses), node.grpc_address, node.machine_id
+        )
+        before = known.get(number)
+        if before is None or tuple(before) != (
+            event.number,
+            event.name,
+            event.addresses,
+            event.grpc_address,
+            event.machine_id,
+        ):
+            self._log_decision(Decision((event,)))
+        return number
+
+    def register_disk(self, disk: cluster_pb2.DiskInfo) -> int:
+        """Register a disk of a node, known by its uuid; answers its number."""
+        known = {row.uuid: row for row in self._keeper.state.disks()}
+        before = known.get(disk.uuid)
+        number = before.number if before else max((row.number for row in known.values()), default=0) + 1
+        event = ev.DiskRegistered(number, disk.uuid, disk.node, disk.path)
+        if before is None or tuple(before) != (number, disk.uuid, disk.node, disk.path):
+            self._log_decision(Decision((event,)))
+        return number
+
+    def nodes(self) -> list[cluster_pb2.NodeInfo]:
+        """Every node as it registered, by number; whether it is online is the caller's knowledge."""
+        return [
+            cluster_pb2.NodeInfo(
+                number=row.number,
+                name=row.name,
+                addresses=row.addresses,
+                grpc_address=row.grpc_address,
+                machine_id=row.machine_id,
+            )
+            for row in self._keeper.state.nodes()
+        ]
+
+    def disks(self) -> list[cluster_pb2.DiskInfo]:
+        """Every disk as it registered, by number."""
+        return [
+            cluster_pb2.DiskInfo(number=row.number, uuid=row.uuid, node=row.node, path=row.path)
+            for row in self._keeper.state.disks()
+        ]
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def execute(self, request: Message, *, now_ns: int | None = None) -> Outcome:
+        """Answer a Metadata service request. Raises WormError subclasses; a retry repeats its reply."""
+        try:
+            return self._execute(request, now_ns)
+        except sqlite3.Error as error:
+            self._keeper.recover_state(str(error))
+            return self._execute(request, now_ns)
+        except OverflowError as error:
+            raise InvalidError("a number past 63 bits names nothing here") from error
+
+    def _execute(self, request: Message, now_ns: int | None) -> Outcome:
+        kind = type(request)
+        state = self._keeper.state
+        query = QUERIES.get(kind)
+        if query is not None:
+            return Outcome(query(state, request), state.applied)
+        decide = COMMANDS.get(kind)
+        if decide is None:
+            raise InvalidError(f"{kind.__name__} is not a request for the metadata machine")
+        caller: types_pb2.Caller = request.caller  # type: ignore[attr-defined]
+        remembered = self._remembered(caller, kind)
+        if remembered is not None:
+            return remembered
+        at = At(state.applied + 1, self._clock() if now_ns is None else now_ns)
+        decision = decide(state, at, request)
+        reply = command_reply(state, decision, REPLIES[kind], at.sequence)
+        if decision.events:
+            self._append(decision, at, caller, reply)
+        return Outcome(reply, self._keeper.state.applied, decision.touched)
+
+    def remembered(self, request: metadata_pb2.AllocateStripesRequest) -> Outcome | None:
+        """The reply already given to a retried AllocateStripes, so that no placement need be chosen."""
+        return self._remembered(request.caller, type(request))
+
+    def _remembered(self, caller: types_pb2.Caller, kind: type[Message]) -> Outcome | None:
+        session = caller.session_id
+        if not session:
+            return None
+        state = self._keeper.state
+        if not state.has_session(session):
+            raise SessionExpiredError(f"session {session} has expired; open a new one")
+        operation = caller.operation
+        if not operation:
+            return None
+        reply = state.reply(session, operation)
+        if reply is not None:
+            return Outcome(REPLIES[kind].FromString(reply), state.applied)
+        if operation <= state.acknowledged(session):
+            raise InvalidError(
+                f"operation {operation} of session {session} was acknowledged: its reply is gone"
+            )
+        return None
+
+    def targets(self, request: Message) -> tuple[int, ...]:
+        """Inodes whose attributes or content the request will read or change (write-lease recalls)."""
+        try:
+            return request_targets(self._keeper.state, request)
+        except OverflowError:
+            return ()
+
+    def allocate(
+        self,
+        request: metadata_pb2.AllocateStripesRequest,
+        placements: Sequence[types_pb2.Stripe],
+        *,
+        now_ns: int | None = None,
+    ) -> Outcome:
+        """Give the caller's session stripe ids with the placements chosen (codec, k, m and disks set).
+
+        Takes `request.abandoned` back too. The reply is an AllocateStripesReply.
+        """
+        remembered = self.remembered(request)
+        if remembered is not None:
+            return remembered
+        state = self._keeper.state
+        at = At(state.applied + 1, self._clock() if now_ns is None else now_ns)
+        decision = decide_allocate(
+            state,
+            session_id=request.caller.session_id,
+            inode=request.inode,
+            placements=[
+                Placement(stripe.codec, stripe.k, stripe.m, tuple(stripe.disks)) for stripe in placements
+            ],
+            abandoned=request.abandoned,
+        )
+        stripes: tuple[Stripe, ...] = decision.events[-1].stripes  # type: ignore[union-attr]
+        reply = metadata_pb2.AllocateStripesReply(stripes=[stripe_message(stripe) for stripe in stripes])
+        self._append(decision, at, request.caller, reply)
+        return Outcome(reply, self.sequence)
+
+    def abandon(self, session_id: int, stripe_ids: Sequence[int]) -> int:
+        """Make stripes allocated to a session garbage; answers the sequence. Unknown ones are ignored."""
+        return self._log_decision(
+            decide_abandon(self._keeper.state, session_id=session_id, stripe_ids=stripe_ids)
+        )
+
+    # --- sessions, orphans, garbage -----------------------------------------------------------
+
+    def open_session(self, label: str) -> int:
+        """A new session's id."""
+        session_id = self._keeper.state.next_session_id
+        self._log_decision(decide_open_session(self._keeper.state, label))
+        return session_id
+
+    def close_session(self, session_id: int) -> int:
+        """End a session: its allocated stripes become garbage. Answers the sequence; idempotent."""
+        return self._log_decision(decide_close_session(self._keeper.state, session_id))
+
+    def sessions(self) -> list[Session]:
+        """Every session, by id."""
+        return self._keeper.state.sessions()
+
+    def has_session(self, session_id: int) -> bool:
+        """Whether the session lives."""
+        return self._keeper.state.has_session(session_id)
+
+    def orphans(self, after: int = 0, limit: int = 1_000) -> list[int]:
+        """Inodes without a name, above `after`."""
+        return self._keeper.state.orphans(after, limit)
+
+    def free_orphan(self, inode: int) -> bool:
+        """One bounded step (some ms) of freeing an orphan nobody holds open; True when it is gone."""
+        decision = decide_free_orphan(self._keeper.state, inode)
+        self._log_decision(decision)
+        return not decision.events or isinstance(decision.events[-1], ev.OrphanFreed)
+
+    def garbage(self, disk: int, after: int = 0, limit: int = 1_000) -> list[GarbageChunk]:
+        """Garbage chunks of a disk with stripe ids above `after`, in order."""
+        return self._keeper.state.garbage(disk, after, limit)
+
+    def garbage_disks(self) -> list[int]:
+        """Disk numbers that have garbage."""
+        return self._keeper.state.garbage_disks()
+
+    def chunks_collected(self, disk: int, stripe_ids: Sequence[int]) -> int:
+        """A disk no longer holds these garbage chunks. Answers the sequence."""
+        return self._log_decision(decide_collected(disk, stripe_ids))
+
+    # --- reading the whole state --------------------------------------------------------------
+
+    def stripes_page(self, after: tuple[int, int] | None = None, limit: int = 1_000) -> StripesPage:
+        """Every file's stripes, by inode and index; `after`: the `next` of the page before."""
+        stripes = self._keeper.state.stripes_after(after or (0, -1), limit)
+        last = stripes[-1] if len(stripes) == limit else None
+        return StripesPage(stripes, None if last is None else (last.inode, last.stripe.index))
+
+    def file_stripes(self, inode: int, first_index: int, limit: int) -> list[Stripe]:
+        """A file's stripes from an index on."""
+        return list(self._keeper.state.stripes_from(inode, first_index, limit))
+
+    def inline_bytes(self, inode: int) -> int:
+        """Bytes of a file held in extents."""
+        return sum(span.length_bytes for span in self._keeper.state.extent_spans_from(inode, 0))
+
+    def counts(self) -> Counts:
+        """How much there is of everything; costs nothing."""
+        return self._keeper.state.counts()
+
+    def digest(self) -> str:
+        """A checksum of the whole state: equal sequences of entries give equal digests."""
+        self._keeper.state.begin()
+        return checks.digest(self._keeper.state)
+
+    def check_namespace(self) -> Iterator[str]:
+        """Problems of the state's own structure, one line each; none in a sound one."""
+        self._keeper.state.begin()
+        yield from checks.check_namespace(self._keeper.state)
+
+    # --- log and disks ------------------------------------------------------------------------
+
+    async def wait_durable(self, sequence: int) -> None:
+        """Return when entries up to `sequence` survive a power loss."""
+        await self._log.wait_durable(sequence)
+
+    def watch(self, after: int) -> AsyncIterator[LogRecord]:
+        """Log entries behind `after`, for ever."""
+        return self._log.watch(after)
+
+    def metadata_disks(self) -> list[Path]:
+        """Disk folders that hold whole copies of log and snapshots now."""
+        return self._log.member_disks()
+
+    @property
+    def metadata_copies_wanted(self) -> int:
+        """How many there should be."""
+        return self._log.copies_wanted
+
+    def disk_failed(self, path: Path) -> None:
+        """A disk is not to be used any more, until disk_usable."""
+        self._keeper.disk_failed(path)
+
+    def disk_usable(self, path: Path) -> None:
+        """A disk (a new one too) may hold metadata (again)."""
+        self._keeper.disk_usable(path)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit, sync, snapshot and re-replicate in the background, until cancelled."""
+        await self._keeper.run(task_status=task_status)
+
+    async def snapshot(self) -> None:
+        """Store a snapshot on every metadata disk now, and trim the log."""
+        await self._keeper.snapshot()
+
+    # --- the one way to change anything -------------------------------------------------------
+
+    def _log_decision(self, decision: Decision) -> int:
+        """Log and apply a decision of the master's own."""
+        if decision.events:
+            self._append(decision, At(self.sequence + 1, self._clock()), None, None)
+        return self.sequence
+
+    def _append(
+        self, decision: Decision, at: At, caller: types_pb2.Caller | None, reply: Message | None
+    ) -> None:
+        entry = event_pb2.LogEntry(
+            sequence=at.sequence,
+            epoch=self.epoch,
+            time_ns=at.time_ns,
+            events=[event_message(event) for event in decision.events],
+        )
+        remember = caller is not None and reply is not None and caller.session_id and caller.operation
+        packed = b""
+        if remember and caller is not None and reply is not None:
+            packed = reply.SerializeToString()
+            entry.operation.session_id = caller.session_id
+            entry.operation.operation = caller.operation
+            entry.operation.acknowledged = caller.acknowledged
+            entry.operation.reply = packed
+        self._log.append(at.sequence, entry.SerializeToString())
+        state = self._keeper.state
+        try:
+            state.begin()
+            for event in decision.events:
+                content = isinstance(event, ev.FileWritten | ev.FileTruncated)
+                apply(state, event, at, decision.change if content else None)
+            if remember and caller is not None:
+                state.put_reply(caller.session_id, caller.operation, caller.acknowledged, packed)
+            state.set_applied(at.sequence, self.epoch)
+            self._uncommitted += 1
+            if self._uncommitted >= COMMIT_ENTRIES:
+                self._uncommitted = 0
+                state.commit()
+        except (sqlite3.Error, DataLossError) as error:
+            # The entry is in the log: the state is rebuilt with it.
+            self._keeper.rebuild_state(str(error))

@@ -1,0 +1,182 @@
+"""The live SQLite file: where it is, whether it can be used, and building it anew.
+
+It lies in metadata/state/state.db of one member disk and is a cache: a file that is lost, corrupt,
+of another history or ahead of the log is thrown away and rebuilt from the newest snapshot and the
+log behind it.
+"""
+
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from wormfs.core.apply import apply
+from wormfs.core.errors import DataLossError, UnavailableError
+from wormfs.core.state import At
+from wormfs.metadata import members as files
+from wormfs.metadata.convert import event_record
+from wormfs.metadata.embedded_log import EmbeddedLog
+from wormfs.metadata.snapshots import extract
+from wormfs.metadata.sqlite_state import SqliteState, connect
+from wormfs.rpc.v1 import event_pb2
+
+REPLAY_BATCH = 10_000
+logger = logging.getLogger(__name__)
+
+
+def state_path(disk: Path) -> Path:
+    """The live database of a disk."""
+    return disk / "metadata" / "state" / "state.db"
+
+
+def apply_entry(state: SqliteState, entry: event_pb2.LogEntry) -> None:
+    """Apply a log entry whole. DataLossError when it cannot follow the state."""
+    if entry.sequence != state.applied + 1:
+        raise DataLossError(f"entry {entry.sequence} cannot follow {state.applied}")
+    at = At(entry.sequence, entry.time_ns)
+    state.begin()
+    for message in entry.events:
+        apply(state, event_record(message), at)
+    if entry.HasField("operation"):
+        done = entry.operation
+        state.put_reply(done.session_id, done.operation, done.acknowledged, done.reply)
+    state.set_applied(entry.sequence, entry.epoch)
+
+
+def replay(state: SqliteState, log: EmbeddedLog) -> None:
+    """Apply what the log has behind the state."""
+    for record in log.read(state.applied):
+        apply_entry(state, event_pb2.LogEntry.FromString(record.payload))
+        if record.sequence % REPLAY_BATCH == 0:
+            state.commit()
+    state.commit()
+
+
+def open_state(log: EmbeddedLog, disks: Iterable[Path]) -> tuple[SqliteState, Path]:
+    """The state at the log's end, on a member disk: the file found there, or a rebuilt one.
+
+    State files on other disks are removed. Raises UnavailableError when no member disk takes one.
+    """
+    members = log.member_disks()
+    opened: tuple[SqliteState, Path] | None = None
+    for disk in members:
+        state = None if opened else _reopen(log, state_path(disk))
+        if state is not None:
+            opened = (state, disk)
+    if opened is None:
+        opened = rebuild(log, members)
+    for disk in disks:
+        if disk != opened[1]:
+            shutil.rmtree(state_path(disk).parent, ignore_errors=True)
+    return opened
+
+
+def _reopen(log: EmbeddedLog, path: Path) -> SqliteState | None:
+    """The database found, brought up to the log's end; None when it is of no use."""
+    if not path.exists():
+        return None
+    state: SqliteState | None = None
+    try:
+        state = SqliteState(connect(path))
+        problem = _problem(log, state)
+        if not problem:
+            replay(state, log)
+            return state
+    except (sqlite3.Error, OSError, DataLossError, ValueError, KeyError) as error:
+        problem = str(error)
+    if state is not None:
+        state.close()
+    logger.warning("metadata state %s is rebuilt: %s", path, problem)
+    return None
+
+
+def _problem(log: EmbeddedLog, state: SqliteState) -> str:
+    found = state.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        return f"corrupt: {found}"
+    if state.log_id != log.log_id:
+        return "it belongs to another log"
+    if state.applied > log.last_sequence:
+        return f"it is ahead of the log: {state.applied} of {log.last_sequence}"
+    if state.applied and _epoch_at(log, state.applied) != state.applied_epoch:
+        return f"its entry {state.applied} is not the log's"
+    return ""
+
+
+def _epoch_at(log: EmbeddedLog, sequence: int) -> int:
+    """The epoch of a logged entry; 0 when it is no longer in the log."""
+    if log.snapshot is not None and log.snapshot.sequence == sequence:
+        return log.snapshot.epoch
+    with suppress(DataLossError, StopIteration):
+        record = next(log.read(sequence - 1))
+        return event_pb2.LogEntry.FromString(record.payload).epoch
+    return 0
+
+
+def _fresh_folder(disk: Path) -> Path:
+    """An empty state folder; answers the database's path in it."""
+    path = state_path(disk)
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    return path
+
+
+def rebuild(log: EmbeddedLog, disks: Sequence[Path]) -> tuple[SqliteState, Path]:
+    """Build the state from snapshot and log, on the first of these disks that takes it."""
+    for disk in disks:
+        try:
+            state = _rebuild_on(log, disk)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("disk %s takes no metadata state: %s", disk, error)
+            continue
+        return state, disk
+    raise UnavailableError("no disk takes the metadata state: bring a metadata disk back")
+
+
+def _rebuild_on(log: EmbeddedLog, disk: Path) -> SqliteState:
+    path = _fresh_folder(disk)
+    if log.snapshot is not None:
+        _extract_any(log, path)
+    state = SqliteState(connect(path))
+    try:
+        state.begin()
+        state.set_log_id(log.log_id)
+        replay(state, log)
+    except BaseException:
+        state.close()
+        raise
+    return state
+
+
+def _extract_any(log: EmbeddedLog, path: Path) -> None:
+    error: Exception | None = None
+    for source in log.member_disks():
+        if log.snapshot is not None:
+            try:
+                extract(files.snapshot_path(source, log.snapshot.sequence), path)
+            except (OSError, DataLossError) as caught:
+                error = caught
+                continue
+            return
+    raise DataLossError(f"no sound snapshot is left: {error}")
+
+
+def move_live(state: SqliteState, disks: Sequence[Path]) -> tuple[SqliteState, Path] | None:
+    """Copy a state whose file was deleted, from its still open connection; None when it cannot be."""
+    for disk in disks:
+        try:
+            state.commit()
+            path = _fresh_folder(disk)
+            with closing(sqlite3.connect(path)) as target:
+                target.execute("PRAGMA synchronous=OFF")
+                state.connection.backup(target)
+            moved = SqliteState(connect(path))
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("metadata state not moved to %s: %s", disk, error)
+            continue
+        if moved.applied == state.applied:
+            return moved, disk
+        moved.close()
+    return None
