@@ -16,6 +16,7 @@ PAGE_BYTES: Final = 4096
 HEAD_ROOM_BYTES: Final = HEADER_MAX_BYTES
 _CLASS_MIN_BYTES: Final = 64 * 1024
 IDLE_MAX_DEFAULT_BYTES: Final = 64 << 20
+IDLE_KEPT_DEFAULT_BYTES: Final = 8 << 20
 
 
 def round_up(length_bytes: int) -> int:
@@ -72,6 +73,7 @@ class BufferPool:
         self._lock = threading.Lock()
         self._idle: dict[int, list[memoryview]] = {}  # by size; the size used last comes last
         self.idle_bytes = 0
+        self._idle_low_bytes = 0  # the least that was idle since the last trim
         self.used_bytes = 0
 
     def acquire(self, length_bytes: int) -> ChunkBuffer:
@@ -93,6 +95,7 @@ class BufferPool:
             self.used_bytes += size
             if idle:
                 self.idle_bytes -= size
+                self._idle_low_bytes = min(self._idle_low_bytes, self.idle_bytes)
                 return ChunkBuffer(self, idle.pop(), length_bytes)
         return ChunkBuffer(self, memoryview(mmap.mmap(-1, size)), length_bytes)
 
@@ -104,11 +107,23 @@ class BufferPool:
             self.used_bytes -= size
             self.idle_bytes += size
             self._idle[size].append(memory)
-            while self.idle_bytes > self._idle_max_bytes:
-                # The size class that nobody asked for longest gives first.
-                crowded = next(buffers for buffers in self._idle.values() if buffers)
-                dropped.append(crowded.pop())
-                self.idle_bytes -= len(dropped[-1])
+            self._shrink(self._idle_max_bytes, dropped)
+
+    def trim(self, keep_bytes: int = IDLE_KEPT_DEFAULT_BYTES) -> None:
+        """Free the memory that stayed idle since the last trim, but keep `keep_bytes` of it."""
+        dropped: list[memoryview] = []
+        with self._lock:
+            busy_bytes = self.idle_bytes - self._idle_low_bytes
+            self._shrink(max(keep_bytes, busy_bytes), dropped)
+            self._idle_low_bytes = self.idle_bytes
+
+    def _shrink(self, limit_bytes: int, dropped: list[memoryview]) -> None:
+        while self.idle_bytes > limit_bytes:
+            # The size class that nobody asked for longest gives first.
+            crowded = next(buffers for buffers in self._idle.values() if buffers)
+            dropped.append(crowded.pop())
+            self.idle_bytes -= len(dropped[-1])
+        self._idle_low_bytes = min(self._idle_low_bytes, self.idle_bytes)
 
     def forget(self, memory: memoryview) -> None:
         """For ChunkBuffer only: the memory will not come back."""

@@ -321,7 +321,10 @@ class ChunkStore:
         count = 0
         while True:
             count += 1
-            await self.check_disks(probe=count % self._options.probe_every == 0)
+            rare = count % self._options.probe_every == 0
+            await self.check_disks(probe=rare)
+            if rare:
+                self.pool.trim()
             await trio.sleep(self._options.health_interval_s)
 
     async def _check_disk(self, lane: _Lane, probe: bool) -> None:

@@ -42,6 +42,22 @@ def test_idle_memory_is_bounded_and_stale_sizes_go_first() -> None:
     assert len(kept) == 3
 
 
+def test_memory_that_stays_idle_is_freed() -> None:
+    pool = BufferPool()
+    buffers = [pool.acquire(1 << 20) for _ in range(6)]
+    for buffer in buffers:
+        buffer.release()
+    pool.trim(keep_bytes=0)
+    assert pool.idle_bytes > 5 << 20, "all of it was in use since the last trim"
+    pool.acquire(1 << 20).release()
+    pool.trim(keep_bytes=0)
+    assert 1 << 20 < pool.idle_bytes < 2 << 20
+    pool.trim()
+    assert pool.idle_bytes > 0
+    pool.trim(keep_bytes=0)
+    assert pool.idle_bytes == 0
+
+
 def test_head_room_lies_right_before_the_data() -> None:
     buffer = BufferPool().acquire(100)
     region = buffer.region(HEAD_ROOM_BYTES, 4096)
