@@ -1,10 +1,11 @@
 """The Cluster service: the map, registration and heartbeats, status, policy, locate, fsck."""
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 from wormfs.core.errors import InvalidError, NotFoundError
 from wormfs.core.types import ChunkKey
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.node.config import policy_problem
 from wormfs.node.fsck import Fsck
 from wormfs.node.health import Health
@@ -74,7 +75,7 @@ class ClusterService:
     async def _get_policy(
         self, _: RequestContext, __: pb.GetPolicyRequest, ___: DataBuffer | None
     ) -> types_pb2.Policy:
-        return self._machine.policy()
+        return self._machine.policy_message()
 
     async def _set_policy(
         self, _: RequestContext, request: pb.SetPolicyRequest, __: DataBuffer | None
@@ -86,10 +87,10 @@ class ClusterService:
             problem = f"codec {request.policy.codec} is unknown"
         if problem:
             raise InvalidError(f"policy: {problem}")
-        self._machine.set_policy(request.policy)
+        self._machine.set_policy(policy_from(request.policy))
         self._members.touch()
         await self._machine.wait_durable(self._machine.sequence)
-        return self._machine.policy()
+        return self._machine.policy_message()
 
     # Status
 
@@ -107,12 +108,12 @@ class ClusterService:
             session_count=len(self._master.leases.sessions),
             inode_count=counts.inodes,
             stripe_count=counts.stripes,
-            garbage_chunk_count=counts.garbage,
+            garbage_chunk_count=counts.garbage_chunks,
             missing_chunk_count=danger.missing_chunks,
             stripes_one_loss_from_loss=danger.at_the_edge,
             stripes_lost=danger.lost,
             metadata_disks=disks,
-            metadata_copies_wanted=self._machine.policy().m + 1,
+            metadata_copies_wanted=self._machine.metadata_copies_wanted,
         )
         reply.master = next((node.name for node in reply.map.nodes if node.master), "")
         reply.warnings.extend(self._warnings(reply))
@@ -178,10 +179,9 @@ class ClusterService:
     ) -> pb.LocateReply:
         inode = self._resolve(request.path)
         count = min(request.limit or LOCATE_DEFAULT, LOCATE_MAX)
-        page: metadata_pb2.FileMapReply = self._machine.execute(
-            metadata_pb2.GetFileMapRequest(inode=inode, first_index=request.after_index, count=count)
-        ).reply
-        reply = pb.LocateReply(inline_bytes=sum(len(extent.data) for extent in page.extents))
+        query = metadata_pb2.GetFileMapRequest(inode=inode, first_index=request.after_index, count=count)
+        page = cast("metadata_pb2.FileMapReply", self._machine.execute(query).reply)
+        reply = pb.LocateReply(inline_bytes=self._machine.inline_bytes(inode))
         reply.attributes.CopyFrom(page.attributes)
         names = {node.number: node.name for node in self._members.map().nodes}
         disks = {disk.number: disk for disk in self._members.map().disks}
@@ -212,7 +212,7 @@ class ClusterService:
                 continue
             lookup = filesystem_pb2.LookupRequest(parent=inode, name=name)
             try:
-                reply: filesystem_pb2.AttrReply = self._machine.execute(lookup).reply
+                reply = cast("filesystem_pb2.AttrReply", self._machine.execute(lookup).reply)
             except NotFoundError as error:
                 shown = path.decode(errors="replace")
                 raise NotFoundError(f"{shown}: no such file or directory") from error
@@ -220,6 +220,6 @@ class ClusterService:
         return inode
 
     async def _fsck(self, _: RequestContext, request: pb.FsckRequest) -> AsyncIterator[pb.FsckReply]:
-        check = Fsck(self._machine, self._members, self._links, verify_data=request.verify_data)
+        check = Fsck(self._machine, self._members, self._master, self._links, verify_data=request.verify_data)
         async for reply in check.run():
             yield reply

@@ -11,7 +11,7 @@ import trio
 
 from wormfs.core.errors import WormError
 from wormfs.core.types import ChunkKey
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from
 from wormfs.node.links import NodeLinks
 from wormfs.node.master_service import MasterService
@@ -46,13 +46,10 @@ class Collector:
                     await self._free_orphans()
                 except WormError as error:
                     log.warning("orphans were not freed: %s", error.message)
-                for disk in self._machine.disks():
-                    number = disk.number
-                    if number in self._busy or not self._members.is_online(number):
-                        continue
-                    if self._machine.garbage(number, 0, 1):
-                        self._busy.add(number)
-                        nursery.start_soon(self._collect, number)
+                for disk in self._machine.garbage_disks():
+                    if disk not in self._busy and self._members.is_online(disk):
+                        self._busy.add(disk)
+                        nursery.start_soon(self._collect, disk)
 
     async def _free_orphans(self) -> None:
         if self._master.leases.in_grace:
@@ -61,8 +58,9 @@ class Collector:
         while page := self._machine.orphans(after, BATCH):
             after = page[-1]
             for inode in page:
-                if not self._master.leases.is_open(inode):
-                    self._machine.free_orphan(inode)
+                # A long file is freed in steps; an open one is not begun with.
+                while not self._master.leases.is_open(inode) and not self._machine.free_orphan(inode):
+                    await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
     async def _collect(self, disk: int) -> None:

@@ -15,9 +15,10 @@ import trio
 
 from wormfs.core.errors import ChunkError, NotFoundError, WormError
 from wormfs.core.types import ChunkKey
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from, key_from
 from wormfs.node.links import NodeLinks
+from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members
 from wormfs.rpc.methods import CHUNKS_GET_CHUNK, CHUNKS_LIST_CHUNKS
 from wormfs.rpc.v1 import chunk_pb2, cluster_pb2
@@ -36,13 +37,23 @@ PROGRESS_EVERY = 5000
 class _Place:
     disk: int
     key: ChunkKey
+    stripe_index: int = 0
 
 
 class Fsck:
     """One run. `run` yields problems and progress; the last reply has `end`."""
 
-    def __init__(self, machine: Machine, members: Members, links: NodeLinks, *, verify_data: bool) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        members: Members,
+        master: MasterService,
+        links: NodeLinks,
+        *,
+        verify_data: bool,
+    ) -> None:
         self._machine = machine
+        self._master = master
         self._members = members
         self._links = links
         self._verify = verify_data
@@ -65,11 +76,6 @@ class Fsck:
             for disk in list(self._members.map().disks):
                 where = f"disk {disk.number} ({disk.path})"
                 if not self._members.is_online(disk.number):
-                    if self._uses(disk.number):
-                        yield self._problem(
-                            "offline-disk",
-                            f"{where} is offline, its chunks cannot be checked: {disk.problem}",
-                        )
                     continue
                 try:
                     async for reply in self._list(disk.number):
@@ -87,9 +93,6 @@ class Fsck:
 
     def _problem(self, kind: str, line: str) -> cluster_pb2.FsckReply:
         return cluster_pb2.FsckReply(problem=line, kind=kind, checked=self._checked, total=self._total)
-
-    def _uses(self, disk: int) -> bool:
-        return self._machine.disk_in_use(disk)
 
     async def _list(self, disk: int) -> AsyncIterator[cluster_pb2.FsckReply]:
         after = b""
@@ -119,32 +122,42 @@ class Fsck:
     async def _compare(self, listed: set[int]) -> AsyncIterator[cluster_pb2.FsckReply]:
         """Tick off what the stripes want; what they miss is a problem if it still is."""
         after = None
-        while page := self._machine.stripes_page(after, STRIPE_PAGE):
-            after = page[-1].position
+        unlisted: dict[int, int] = {}
+        while True:
+            page = self._machine.stripes_page(after, STRIPE_PAGE)
             missing = []
-            for each in page:
-                stripe = each.stripe
+            for inode, stripe in page.stripes:
                 for index, disk in enumerate(stripe.disks):
                     if disk not in listed:
+                        unlisted[disk] = unlisted.get(disk, 0) + 1
                         continue
                     ticked = self._scratch.execute(
                         "UPDATE found SET wanted = 1 "
                         "WHERE stripe_id = ? AND disk = ? AND chunk = ? AND file = ?",
-                        (stripe.stripe_id, disk, index, each.inode),
+                        (stripe.stripe_id, disk, index, inode),
                     )
                     if not ticked.rowcount:
-                        missing.append(_Place(disk, ChunkKey(each.inode, stripe.stripe_id, index)))
+                        missing.append(_Place(disk, ChunkKey(inode, stripe.stripe_id, index), stripe.index))
             await trio.lowlevel.checkpoint()
             for place in missing:
-                if self._machine.stripe_state(place.key.stripe_id) != "committed":
-                    continue
                 problem = await self._look(place)
-                if problem and self._machine.stripe_state(place.key.stripe_id) == "committed":
+                if problem and self._is_committed(place):
                     yield self._problem(
                         "missing-chunk",
                         f"chunk {place.key.index} of stripe {place.key.stripe_id} of inode {place.key.file} "
                         f"is not on disk {place.disk}: {problem}",
                     )
+            after = page.next
+            if after is None:
+                break
+        for disk, count in sorted(unlisted.items()):
+            yield self._problem(
+                "offline-disk", f"disk {disk} is offline: {count} chunks on it could not be checked"
+            )
+
+    def _is_committed(self, place: _Place) -> bool:
+        stripes = self._machine.file_stripes(place.key.file, place.stripe_index, 1)
+        return bool(stripes) and stripes[0].stripe_id == place.key.stripe_id
 
     async def _leftovers(self) -> AsyncIterator[cluster_pb2.FsckReply]:
         """What is on a disk and nobody wants, allocated and garbage chunks apart."""
@@ -156,16 +169,33 @@ class Fsck:
         ).fetchall():
             last = rows[-1][:3]
             for stripe_id, disk, index, file in rows:
-                if self._machine.stripe_state(stripe_id, disk):
-                    continue
                 place = _Place(disk, ChunkKey(file, stripe_id, index))
-                if not await self._look(place) and not self._machine.stripe_state(stripe_id, disk):
+                if self._has_use(place):
+                    continue
+                # Deleted since it was listed? And if it is there: still of no use?
+                if not await self._look(place) and not self._has_use(place):
                     yield self._problem(
                         "leftover-chunk",
                         f"chunk {index} of stripe {stripe_id} of inode {file} on disk {disk} "
                         "belongs to no file: nothing needs it",
                     )
             await trio.lowlevel.checkpoint()
+
+    def _has_use(self, place: _Place) -> bool:
+        """Whether the chunk may be there: being written, to be collected, or committed meanwhile."""
+        stripe_id = place.key.stripe_id
+        if self._master.is_allocated(stripe_id):
+            return True
+        garbage = self._machine.garbage(place.disk, stripe_id - 1, 1)
+        if garbage and garbage[0].stripe_id == stripe_id:
+            return True
+        first = 0
+        while stripes := self._machine.file_stripes(place.key.file, first, STRIPE_PAGE):
+            for stripe in stripes:
+                if stripe.stripe_id == stripe_id:
+                    return stripe.disks[place.key.index : place.key.index + 1] == (place.disk,)
+            first = stripes[-1].index + 1
+        return False
 
     async def _look(self, place: _Place) -> str:
         """Why the chunk cannot be read now; empty when it is there (or its disk cannot be asked)."""

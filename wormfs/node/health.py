@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.node.members import Members
 from wormfs.rpc.v1 import cluster_pb2
 
@@ -72,18 +72,18 @@ class Health:
 
     async def _count(self, offline: frozenset[int]) -> Danger:
         if not offline:
-            every = self._machine.policy().m == 0
+            every = self._machine.policy.m == 0
             return Danger(at_the_edge=self._machine.counts().stripes if every else 0)
         missing_chunks = at_the_edge = lost = 0
         after = None
         while True:
             page = self._machine.stripes_page(after, PAGE)
-            if not page:
-                return Danger(missing_chunks, at_the_edge, lost)
-            after = page[-1].position
-            for each in page:
-                missing = len(offline.intersection(each.stripe.disks))
+            for _, stripe in page.stripes:
+                missing = len(offline.intersection(stripe.disks))
                 missing_chunks += missing
-                at_the_edge += missing == each.stripe.m
-                lost += missing > each.stripe.m
+                at_the_edge += missing == stripe.m
+                lost += missing > stripe.m
+            after = page.next
+            if after is None:
+                return Danger(missing_chunks, at_the_edge, lost)
             await trio.lowlevel.checkpoint()

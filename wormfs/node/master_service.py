@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import Any, cast
 
 import trio
 
+from wormfs.codec.erasure import available_codecs
 from wormfs.core.errors import (
     InvalidError,
     NotFoundError,
@@ -34,8 +35,8 @@ from wormfs.core.errors import (
 from wormfs.core.leases import LeaseTable, Recall
 from wormfs.core.limits import ALLOCATE_MAX
 from wormfs.core.placement import place_stripes
-from wormfs.metadata import Machine, Outcome
-from wormfs.node.members import Members, policy_from
+from wormfs.metadata.machine import Machine, Outcome
+from wormfs.node.members import Members
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.stream_server import ServerConnection
@@ -45,10 +46,6 @@ log = logging.getLogger(__name__)
 
 RECALL_LIMIT_S = 20.0
 TICK_S = 0.25
-
-
-class _HasCaller(Protocol):
-    caller: types_pb2.Caller
 
 
 Told = Callable[[Any, Any], Iterable[int]]
@@ -131,6 +128,7 @@ class _Link:
 
     connection: ServerConnection | None = None
     done: set[int] = field(default_factory=set)  # operations executed, above `acknowledged`
+    allocated: set[int] = field(default_factory=set)  # stripe ids given out, not committed yet
 
 
 class _Gates:
@@ -192,7 +190,7 @@ class MasterService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End sessions whose time is over, until cancelled."""
-        self.leases.restore([int(each) for each in self._machine.sessions()], trio.current_time())
+        self.leases.restore([each.session_id for each in self._machine.sessions()], trio.current_time())
         self._end_grace_if_over()
         async with trio.open_nursery() as self._nursery:
             task_status.started()
@@ -275,6 +273,8 @@ class MasterService:
             if len(done) > 1024:
                 done.difference_update([each for each in done if each <= caller.acknowledged])
             done.add(caller.operation)
+        if rule.needs_lease and request.stripes:
+            self._links[session].allocated.difference_update([each.stripe_id for each in request.stripes])
         if rule.opens and (rule is not _MAKE_NODE or request.open):
             self.leases.opened(session, reply.attributes.inode)
             if rule is _MAKE_NODE and reply.created:
@@ -422,17 +422,35 @@ class MasterService:
         await self._admit(request.caller.session_id)
         if not 1 <= request.count <= ALLOCATE_MAX:
             raise InvalidError(f"between 1 and {ALLOCATE_MAX} stripes can be allocated at once")
-        policy = policy_from(self._machine.policy())
+        outcome = self._machine.remembered(request) or self._machine.allocate(request, self._place(request))
+        reply = cast("metadata_pb2.AllocateStripesReply", outcome.reply)
+        link = self._links.get(request.caller.session_id)
+        if link is not None:
+            link.allocated.difference_update(request.abandoned)
+            link.allocated.update(stripe.stripe_id for stripe in reply.stripes)
+        return reply
+
+    def _place(self, request: metadata_pb2.AllocateStripesRequest) -> list[types_pb2.Stripe]:
+        policy = self._machine.policy
+        codec = int(policy.codec) or int(available_codecs()[0])
         placements = place_stripes(
             self._members.views(request.suspect_disks), policy, request.count, self._random
         )
-        return self._machine.execute(request, placements=placements).reply
+        return [
+            types_pb2.Stripe(
+                codec=types_pb2.Codec.Name(types_pb2.Codec.ValueType(codec)),
+                k=placement.k,
+                m=placement.m,
+                disks=placement.disks,
+            )
+            for placement in placements
+        ]
 
     async def _stat_fs(
         self, _: RequestContext, __: filesystem_pb2.StatFsRequest, ___: DataBuffer | None
     ) -> filesystem_pb2.StatFsReply:
         total, free = self._members.space_bytes()
-        policy = self._machine.policy()
+        policy = self._machine.policy
         width = policy.k + policy.m
         return filesystem_pb2.StatFsReply(
             total_bytes=total * policy.k // width,
@@ -548,6 +566,10 @@ class MasterService:
                     self._end_session(session)
         finally:
             os.close(descriptor)
+
+    def is_allocated(self, stripe_id: int) -> bool:
+        """Whether a session that lives may be writing this stripe now."""
+        return any(stripe_id in link.allocated for link in self._links.values())
 
     # Recalls
 

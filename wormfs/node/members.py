@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import trio
 
-from wormfs.core.errors import InvalidError, NotFoundError, WrongClusterError
+from wormfs.core.errors import InvalidError, NotFoundError, UnavailableError, WrongClusterError
 from wormfs.core.placement import DiskView
 from wormfs.core.types import Codec, Policy
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.rpc.v1 import cluster_pb2, types_pb2
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,14 @@ class Members:
         for known in self._machine.nodes():
             if known.name == node.name and known.number != node.number:
                 life = self._nodes.get(known.number)
-                if node.number or (life is not None and life.online):
+                if node.number:
                     raise InvalidError(
                         f"a node named {node.name} is in the cluster already (number {known.number}): "
                         "give this one another name"
+                    )
+                if life is not None and life.online:
+                    raise UnavailableError(  # it may have just died, and this one be its successor
+                        f"another node named {node.name} is online: stop it, or give this one another name"
                     )
 
     def heartbeat(self, request: cluster_pb2.HeartbeatRequest) -> bool:
@@ -192,7 +196,7 @@ class Members:
             cluster_id=self._machine.cluster_id,
             name=self._machine.cluster_name,
             version=self.version,
-            policy=self._machine.policy(),
+            policy=self._machine.policy_message(),
         )
         for info in self._machine.nodes():
             node = made.nodes.add()

@@ -51,6 +51,9 @@ class Membership:
     def register(self, registry: Registry) -> None:
         """Add the Cluster service's handlers of a node that is not the master."""
         registry.add(m.CLUSTER_GET_CLUSTER_MAP, self._get_map)
+        # Any node is good for joining through.
+        registry.add(m.CLUSTER_REGISTER_NODE, self._forwarder(m.CLUSTER_REGISTER_NODE))
+        registry.add(m.CLUSTER_HEARTBEAT, self._forwarder(m.CLUSTER_HEARTBEAT))
         registry.add(m.CLUSTER_GET_STATUS, self._forwarder(m.CLUSTER_GET_STATUS))
         registry.add(m.CLUSTER_GET_POLICY, self._forwarder(m.CLUSTER_GET_POLICY))
         registry.add(m.CLUSTER_SET_POLICY, self._forwarder(m.CLUSTER_SET_POLICY))

@@ -6,7 +6,6 @@ disks' numbers, then the store, the services and last the servers: whoever conne
 
 import logging
 import random
-import time
 import uuid
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +15,7 @@ import trio
 
 from wormfs.client.peers import machine_id
 from wormfs.core.errors import ConfigError, DataLossError, DiskError, WrongClusterError
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import ChunkService
 from wormfs.node.cluster_service import ClusterService
 from wormfs.node.collector import Collector
@@ -31,7 +30,7 @@ from wormfs.node.membership import HEARTBEAT_S, Membership, disk_info
 from wormfs.rpc.grpc_server import serve_grpc
 from wormfs.rpc.registry import Registry
 from wormfs.rpc.stream_server import serve_streams
-from wormfs.rpc.v1 import cluster_pb2, types_pb2
+from wormfs.rpc.v1 import cluster_pb2
 from wormfs.store.buffer_pool import BufferPool
 from wormfs.store.chunk_store import ChunkStore
 from wormfs.store.disk import Disk
@@ -175,7 +174,13 @@ class _Node:
     # The first node: the embedded master
 
     async def _run_master(self, task_status: trio.TaskStatus[None]) -> None:
-        machine = await trio.to_thread.run_sync(self._open_machine)
+        machine = self._open_machine()
+        try:
+            await self._serve_master(machine, task_status)
+        finally:
+            machine.close()
+
+    async def _serve_master(self, machine: Machine, task_status: trio.TaskStatus[None]) -> None:
         members = Members(machine, silent_after_s=self.config.silent_after_s)
         self._register_self(machine, members)
         store = self.make_store(machine.cluster_id)
@@ -200,23 +205,24 @@ class _Node:
 
     def _open_machine(self) -> Machine:
         policy = self.config.policy.policy()
-        machine = Machine.open([disk.path for disk in self.disks], copies=policy.m + 1, clock=time.time_ns)
         owner = next((disk for disk in self.disks if disk.cluster_id), None)
-        if not machine.cluster_id:
-            if owner is not None:
-                raise DataLossError(
-                    f"{owner.path} is a disk of cluster {owner.cluster_id}, but none of this node's disks "
-                    "holds its metadata: bring the missing disks back, or set `join` if another node has it"
-                )
-            message = types_pb2.Policy(
-                k=policy.k,
-                m=policy.m,
-                chunk_size_bytes=policy.chunk_size_bytes,
-                codec=types_pb2.Codec.Name(policy.codec),
+        try:
+            machine = Machine.open(
+                [disk.path for disk in self.disks], copies=policy.m + 1, create=owner is None
             )
-            machine.form_cluster(str(uuid.uuid4()), self.config.cluster.name, message)
+        except DataLossError as error:
+            if owner is None:
+                raise
+            raise DataLossError(
+                f"{owner.path} is a disk of cluster {owner.cluster_id}, but this node's disks do not hold "
+                f"its metadata ({error.message}): bring the missing disks back, or set `join` if another "
+                "node has it"
+            ) from error
+        if not machine.cluster_id:
+            machine.form_cluster(str(uuid.uuid4()), self.config.cluster.name, policy)
             log.info("formed cluster %s with policy %s", machine.cluster_id, policy)
         elif owner is not None and owner.cluster_id != machine.cluster_id:
+            machine.close()
             raise WrongClusterError(
                 f"{owner.path} is a disk of cluster {owner.cluster_id}, "
                 f"the metadata here is of cluster {machine.cluster_id}"
@@ -247,8 +253,9 @@ class _Node:
                 if not disk.online and disk.path not in failed:
                     failed.add(disk.path)
                     machine.disk_failed(disk.path)
-                elif disk.online:
+                elif disk.online and disk.path in failed:
                     failed.discard(disk.path)
+                    machine.disk_usable(disk.path)
             await trio.sleep(HEARTBEAT_S)
 
 

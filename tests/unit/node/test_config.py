@@ -112,7 +112,7 @@ def test_logs_are_one_structured_line_each(logs: StringIO, as_json: bool) -> Non
         set_up_logging("info", as_json=as_json, node="n", stream=logs)
         logging.getLogger("wormfs.node.x").info("two words, %s", 'a "quote"')
         try:
-            raise ValueError("bad\nthing")
+            int("bad\nthing")
         except ValueError:
             logging.getLogger("other").exception("it failed")
         logging.getLogger("wormfs").debug("not shown")

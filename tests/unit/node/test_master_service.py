@@ -1,0 +1,255 @@
+"""Sessions, leases and recalls over real streams and a real machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.unit.node.serving import POLICY, Mount, join, serving
+from wormfs.core.errors import (
+    NotFoundError,
+    SessionExpiredError,
+    StaleError,
+    UnavailableError,
+)
+from wormfs.rpc import methods as m
+from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
+
+
+async def test_another_sessions_cached_name_is_recalled_before_the_reply(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        two.holding = True
+        with pytest.raises(NotFoundError):
+            await two.lookup(b"f")
+        async with trio.open_nursery() as nursery:
+            done = trio.Event()
+
+            async def create() -> None:
+                await one.create(b"f")
+                done.set()
+
+            nursery.start_soon(create)
+            recall = await two.recalled()
+            assert (recall.inode, list(recall.names)) == (1, [b"f"])
+            assert not done.is_set()
+            await two.getattr(1)  # others' requests, and its own, go on meanwhile
+            assert not done.is_set()
+            await two.answer(recall)
+            with trio.fail_after(5):
+                await done.wait()
+
+
+async def test_a_write_lease_is_recalled_and_the_holder_can_commit(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as writer, served.mount() as reader:
+        writer.holding = True
+        made = await writer.create(b"f")
+        assert (made.created, made.write_lease) == (True, True)
+        inode = made.attributes.inode
+        sizes = []
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                sizes.append((await reader.lookup(b"f")).size_bytes)
+
+            nursery.start_soon(look)
+            nursery.start_soon(look)
+            recall = await writer.recalled()
+            assert recall.write_lease
+            await writer.commit(inode, b"hello")
+            assert sizes == []
+            await writer.answer(recall)
+        assert sizes == [5, 5]
+        assert len(writer.recalls) == 1
+        with pytest.raises(StaleError):
+            await writer.commit(inode, b"too late")
+
+
+async def test_taking_a_write_lease_recalls_readers_whole_and_in_one_round(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        inode = (await one.create(b"f")).attributes.inode
+        reply = await two.take_lease(inode)
+        assert reply.write_lease
+        assert [(r.write_lease, r.attributes, r.data) for r in one.recalls if r.inode == inode] == [
+            (True, True, True)
+        ]
+        assert (await one.create(b"f", exclusive=False)).write_lease
+        assert any(recall.write_lease for recall in two.recalls)
+
+
+async def test_two_writers_take_turns(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        inode = (await one.create(b"f")).attributes.inode
+
+        async def write(mount: Mount) -> None:
+            for _ in range(20):
+                assert (await mount.take_lease(inode)).write_lease
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, one)
+                nursery.start_soon(write, two)
+
+
+async def test_a_recalled_sessions_queued_request_passes(tmp_path: Path) -> None:
+    """Its answer may depend on that very request: neither may wait for the other."""
+    async with serving(tmp_path) as served, served.mount() as a, served.mount() as b, served.mount() as c:
+        c.holding = b.holding = True
+        inode = (await c.create(b"f")).attributes.inode
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.take_lease, inode)  # recalls c's lease, holds the gate
+            first = await c.recalled()
+
+            async def read_then_answer() -> None:
+                await b.getattr(inode)
+
+            nursery.start_soon(read_then_answer)  # queued behind a
+            await c.answer(first)
+        assert served.master.leases.writers.get(inode, 0) in (0, a.session)
+
+
+async def test_an_unreachable_session_holds_others_up_until_its_lease_ends(tmp_path: Path) -> None:
+    async with serving(tmp_path, lease_s=1.0, address="127.0.0.1:0") as served, served.mount() as one:
+        async with served.mount() as gone:
+            inode = (await gone.create(b"f")).attributes.inode
+        started_s = trio.current_time()
+        with trio.fail_after(5):
+            await one.getattr(inode)
+        assert trio.current_time() - started_s < 2.0
+        assert [each.session_id for each in served.machine.sessions()] == [one.session]
+
+
+async def test_a_session_ends_at_once_when_its_process_is_gone(tmp_path: Path) -> None:
+    async with serving(tmp_path, lease_s=30.0) as served, served.mount() as one:
+        await one.getattr(1)
+        script = (
+            "import sys, trio\n"
+            "from tests.unit.node.serving import Served\n"
+            "async def main():\n"
+            "    async with Served(None, None, None, sys.argv[1]).mount() as mount:\n"
+            "        await mount.create(b'f')\n"
+            "        print('ready', flush=True)\n"
+            "        await trio.sleep_forever()\n"
+            "trio.run(main)\n"
+        )
+        process = subprocess.Popen(  # noqa: ASYNC220 - starting one is fast
+            [sys.executable, "-c", script, served.address], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        try:
+            assert await trio.to_thread.run_sync(process.stdout.readline) == "ready\n"
+        finally:
+            process.kill()
+            await trio.to_thread.run_sync(process.wait)
+            process.stdout.close()
+        with trio.fail_after(5):
+            await one.lookup(b"f")
+
+
+async def test_a_live_process_keeps_its_session_over_a_lost_connection(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one:
+        async with served.mount() as two:
+            inode = (await two.create(b"f")).attributes.inode
+        async with trio.open_nursery() as nursery, served.mount(session=False) as again:
+            nursery.start_soon(one.getattr, inode)
+            reply = await again.open_session(two.session, open_inodes=[inode], write_leases=[inode])
+            assert reply.resumed
+            assert list(reply.granted_write_leases) == [inode]
+            # the recall that could not be delivered, or the one made now, arrives here
+            assert (await again.recalled()).write_lease
+            nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_served_after_a_restart_until_known_sessions_resumed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one:
+        known = one.session
+        inode = (await one.create(b"f")).attributes.inode
+    async with serving(tmp_path) as served, served.mount() as new:
+        looked = trio.Event()
+
+        async def look() -> None:
+            assert (await new.lookup(b"f")).size_bytes == 2
+            looked.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            async with served.mount(session=False) as old:
+                old.holding = True
+                reply = await old.open_session(known, open_inodes=[inode], write_leases=[inode])
+                assert list(reply.granted_write_leases) == [inode]
+                recall = await old.recalled()  # the look waited: its first act is to recall
+                assert not looked.is_set()
+                old.operation = 100
+                await old.commit(inode, b"ab")
+                await old.answer(recall)
+                with trio.fail_after(5):
+                    await looked.wait()
+
+
+async def test_an_unknown_session_is_told(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one:
+        one.session = 999
+        with pytest.raises(SessionExpiredError):
+            await one.getattr(1)
+        reply = await one.call(m.METADATA_RENEW_SESSION, metadata_pb2.RenewSessionRequest(session_id=999))
+        assert not reply.known
+
+
+async def test_a_retried_operation_is_done_once_and_waits_for_the_first_ones_recalls(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        inode = (await one.create(b"f")).attributes.inode
+        two.holding = True
+        await two.getattr(inode)  # one's write lease is given up meanwhile
+        request = filesystem_pb2.SetAttrRequest(inode=inode, mode=0o600)
+        request.caller.operation = 50
+        with trio.move_on_after(0.2):
+            await one.call(m.METADATA_SET_ATTR, request)
+        recall = two.recalls[-1]
+        done = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def again() -> None:
+                await one.call(m.METADATA_SET_ATTR, request)
+                done.set()
+
+            nursery.start_soon(again)
+            await one.getattr(1)
+            assert not done.is_set()
+            await two.answer(recall)
+            with trio.fail_after(5):
+                await done.wait()
+        sequence = served.machine.sequence
+        await one.call(m.METADATA_SET_ATTR, request)
+        assert served.machine.sequence == sequence
+
+
+async def test_stripes_are_allocated_on_live_disks_only(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one:
+        inode = (await one.create(b"f")).attributes.inode
+        request = metadata_pb2.AllocateStripesRequest(inode=inode, count=3)
+        with pytest.raises(UnavailableError, match="0 of 0 disks are online"):
+            await one.command(m.METADATA_ALLOCATE_STRIPES, request)
+        join(served.members, "n1", ["u1", "u2"])
+        join(served.members, "n2", ["u3", "u4"])
+        reply = await one.command(m.METADATA_ALLOCATE_STRIPES, request)
+        assert len(reply.stripes) == 3
+        for stripe in reply.stripes:
+            assert (stripe.k, stripe.m, len(set(stripe.disks))) == (POLICY.k, POLICY.m, 3)
+        request.suspect_disks.append(1)
+        reply = await one.command(m.METADATA_ALLOCATE_STRIPES, request)
+        assert all(1 not in stripe.disks for stripe in reply.stripes)
+
+
+async def test_what_is_unlinked_but_open_is_kept_until_closed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as one:
+        inode = (await one.create(b"f")).attributes.inode
+        await one.command(m.METADATA_UNLINK, filesystem_pb2.UnlinkRequest(parent=1, name=b"f"))
+        assert served.master.leases.is_open(inode)
+        assert served.machine.orphans(0, 10) == [inode]
+        await one.call(
+            m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=one.session, inodes=[inode])
+        )
+        assert not served.master.leases.is_open(inode)
