@@ -78,6 +78,13 @@ class Mount:
         self.session = reply.session_id
         return reply
 
+    async def keep_alive(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            request = metadata_pb2.RenewSessionRequest(session_id=self.session)
+            assert (await self.call(m.METADATA_RENEW_SESSION, request)).known
+            await trio.sleep(0.2)
+
     async def lookup(self, name: bytes) -> types_pb2.Attributes:
         request = filesystem_pb2.LookupRequest(parent=1, name=name)
         return (await self.call(m.METADATA_LOOKUP, request)).attributes

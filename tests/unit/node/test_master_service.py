@@ -115,7 +115,10 @@ async def test_an_unreachable_session_holds_others_up_until_its_lease_ends(tmp_p
             inode = (await gone.create(b"f")).attributes.inode
         started_s = trio.current_time()
         with trio.fail_after(5):
-            await one.getattr(inode)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.keep_alive)
+                await one.getattr(inode)
+                nursery.cancel_scope.cancel()
         assert trio.current_time() - started_s < 2.0
         assert [each.session_id for each in served.machine.sessions()] == [one.session]
 
