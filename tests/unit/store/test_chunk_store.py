@@ -1,5 +1,6 @@
 """What the store promises while the disk works: right bytes, ranges, lists, deletes."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from wormfs.codec.chunk_format import CHUNK_LENGTH_MAX_BYTES
 from wormfs.core.errors import (
     ChunkCorruptError,
     ChunkSizeError,
+    DiskError,
     InvalidError,
     NotFoundError,
     UnavailableError,
@@ -302,3 +304,28 @@ async def test_few_descriptors_are_enough(folder: Path) -> None:
                 assert await get(store, key) == content_of(key, 64)
         nursery.cancel_scope.cancel()
     store.close()
+
+
+@pytest.mark.parametrize("length", [64, 70_016, 1 << 20])
+async def test_file_systems_without_direct_io_serve_too(folder: Path, length: int) -> None:
+    disk = open_disk(folder)
+    disk.direct = False
+    store = ChunkStore([disk], cluster_id=CLUSTER)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        data = await put(store, KEY, length)
+        assert store.chunk_path(1, KEY).stat().st_size == 4096 + length
+        for _ in ("cold", "cached"):
+            assert await get(store, KEY) == data
+            assert (await get(store, KEY, length - 1, 1))[-1:] == data[-1:]
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_a_lost_chunks_folder_is_made_again(store: ChunkStore, folder: Path) -> None:
+    shutil.rmtree(folder / "chunks")
+    shutil.rmtree(folder / "tmp")
+    with pytest.raises(DiskError):
+        await put(store, KEY, 64)
+    await store.check_disks()
+    assert await put(store, KEY, 64) == await get(store, KEY)
