@@ -56,10 +56,12 @@ def test_umount_by_hand_ends_the_process(point: Path) -> None:
 
 def test_sigterm_writes_back_and_unmounts(served: Cluster, point: Path) -> None:
     record = _record(point)
-    with (point / "b").open("wb", buffering=0) as opened:
-        opened.write(b"not closed")
-        record.process.send(signal.SIGTERM)
-        _ended(record)
+    opened = os.open(point / "b", os.O_CREAT | os.O_WRONLY)
+    os.write(opened, b"not closed")
+    record.process.send(signal.SIGTERM)
+    _ended(record)
+    with pytest.raises(OSError, match="not connected"):
+        os.close(opened)
     assert (served.mount() / "b").read_bytes() == b"not closed"
 
 
