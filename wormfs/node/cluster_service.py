@@ -150,7 +150,12 @@ class ClusterService:
                 "new stripes are narrower and take more space"
             )
         nodes = len({disk.node for disk in online})
-        if nodes and policy.m and -(-min(width, len(online)) // nodes) > policy.m:
+        if (
+            len(reply.map.nodes) > 1
+            and nodes
+            and policy.m
+            and -(-min(width, len(online)) // nodes) > policy.m
+        ):
             warnings.append(
                 f"{nodes} node(s) hold more than {policy.m} chunks of a stripe each: "
                 "losing one node makes files unreadable until it is back"

@@ -217,7 +217,9 @@ class Members:
                 disk.free_bytes = disk_life.free_bytes
                 disk.problem = disk_life.problem
             if not online and not disk.problem:
-                disk.problem = "its node is silent"
+                life_of_node = self._nodes.get(disk.node)
+                up = life_of_node is not None and life_of_node.online
+                disk.problem = "its node serves it no more" if up else "its node is silent"
         return made
 
     def map_with_space(self) -> cluster_pb2.ClusterMap:

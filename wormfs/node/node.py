@@ -117,7 +117,8 @@ class _Node:
         )
         ChunkService(lambda: self.store, self.pool, self.drain).register(self.registry)
         gateway_seeds = config.stream_addresses() if config.is_master else list(config.join)
-        self.gateway = Gateway(lambda: gateway_seeds, f"gateway of {config.name}")
+        self.gateway_label = f"gateway of {config.name}"
+        self.gateway = Gateway(lambda: gateway_seeds, self.gateway_label)
         self.gateway.register(self.registry)
 
     def make_store(self, cluster_id: str) -> ChunkStore:
@@ -183,6 +184,9 @@ class _Node:
     async def _serve_master(self, machine: Machine, task_status: trio.TaskStatus[None]) -> None:
         members = Members(machine, silent_after_s=self.config.silent_after_s)
         self._register_self(machine, members)
+        for session in machine.sessions():
+            if session.label == self.gateway_label:
+                machine.close_session(session.session_id)  # our own process's, before it ended
         store = self.make_store(machine.cluster_id)
         async with trio.open_nursery() as nursery:
             links = NodeLinks(members, nursery)
