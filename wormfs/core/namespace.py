@@ -7,6 +7,7 @@ set-gid inheritance are what ext4 does. Who may do what is the kernel's business
 
 import stat
 
+from wormfs.core.content import plan_truncate
 from wormfs.core.errors import (
     ExistsError,
     InvalidError,
@@ -176,6 +177,7 @@ def decide_make_node(
     exclusive: bool = True,
 ) -> Decision:
     """Make a file, directory, symlink or special file; without `exclusive` answer an existing file."""
+    holder = directory(view, parent)
     check_name(name)
     kind = stat.S_IFMT(mode) or stat.S_IFREG
     if kind not in _TYPES:
@@ -184,7 +186,6 @@ def decide_make_node(
         _check_target(target)
     elif target:
         raise InvalidError("only a symlink has a target")
-    holder = directory(view, parent)
     found = view.entry(parent, name)
     if found is not None:
         may_open = not exclusive and kind == stat.S_IFREG
@@ -214,9 +215,9 @@ def _check_target(target: bytes) -> None:
 
 def decide_link(view: StateView, at: At, *, inode: int, parent: int, name: bytes) -> Decision:
     """Give an inode one more name."""
-    check_name(name)
     row = existing_inode(view, inode)
     holder = directory(view, parent)
+    check_name(name)
     if view.entry(parent, name) is not None:
         raise ExistsError(f"{name!r} in directory {parent} exists")
     if not holder.nlink:
@@ -233,8 +234,8 @@ def decide_link(view: StateView, at: At, *, inode: int, parent: int, name: bytes
 
 def decide_unlink(view: StateView, at: At, *, parent: int, name: bytes) -> Decision:
     """Remove a name of anything but a directory."""
-    check_name(name)
     directory(view, parent)
+    check_name(name)
     row = _child(view, parent, name)
     if row.is_dir:
         raise IsADirectoryWormError(f"{name!r} in directory {parent} is a directory")
@@ -244,8 +245,8 @@ def decide_unlink(view: StateView, at: At, *, parent: int, name: bytes) -> Decis
 
 def decide_remove_dir(view: StateView, at: At, *, parent: int, name: bytes) -> Decision:
     """Remove an empty directory."""
-    check_name(name)
     directory(view, parent)
+    check_name(name)
     row = _child(view, parent, name)
     if not row.is_dir:
         raise NotDirectoryError(f"{name!r} in directory {parent} is not a directory")
@@ -269,13 +270,13 @@ def decide_rename(
     view: StateView, at: At, *, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
 ) -> Decision:
     """Move an entry, over an existing one unless NOREPLACE, or swap two with EXCHANGE."""
-    check_name(name)
-    check_name(new_name)
     exchange = bool(flags & RENAME_EXCHANGE)
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
         raise InvalidError(f"rename flags {flags}: NOREPLACE (1) or EXCHANGE (2), not both")
     directory(view, parent)
     holder = directory(view, new_parent)
+    check_name(name)
+    check_name(new_name)
     row = _child(view, parent, name)
     found = view.entry(new_parent, new_name)
     replaced = None if found is None else existing_inode(view, found)
@@ -303,7 +304,8 @@ def decide_rename(
         touched[:2] = [Touch(parent, (name, new_name))]
     if replaced is not None:
         touched.append(Touch(replaced.inode))
-    return Decision((event,), row._replace(ctime_ns=at.time_ns, change=at.sequence), tuple(touched))
+    after = row._replace(parent=new_parent if row.is_dir else 0, ctime_ns=at.time_ns, change=at.sequence)
+    return Decision((event,), after, tuple(touched))
 
 
 def _check_replaceable(view: StateView, row: Inode, replaced: Inode) -> None:
@@ -328,22 +330,29 @@ def decide_set_attr(
     mtime_ns: int | None = None,
     ctime_ns: int | None = None,
 ) -> Decision:
-    """Set what is given. `Decision.inode` is exact except for `allocated_bytes` after a truncation."""
+    """Set what is given; a size cuts or extends, and sets mtime unless that is given too."""
     row = existing_inode(view, inode)
     events: list[Event] = []
+    change = None
     if size_bytes is not None:
         check_size(row, size_bytes)
-        events.append(FileTruncated(inode, size_bytes, at.time_ns if mtime_ns is None else mtime_ns))
+        cut = FileTruncated(inode, size_bytes, at.time_ns if mtime_ns is None else mtime_ns)
+        events.append(cut)
+        change = plan_truncate(view, row, cut, at)
+        row = change.inode
     if any(value is not None for value in (mode, uid, gid, atime_ns, ctime_ns)) or (
         mtime_ns is not None and size_bytes is None
     ):
         if mode is not None:
             mode = stat.S_IFMT(row.mode) | mode & _PERMISSIONS
         changed = at.time_ns if ctime_ns is None else ctime_ns
-        events.append(AttributesSet(inode, mode, uid, gid, atime_ns, mtime_ns, changed))
+        event = AttributesSet(inode, mode, uid, gid, atime_ns, mtime_ns, changed)
+        events.append(event)
+        row = attributes_set(row, event, at)
     if not events:
         return Decision((), row)
-    return Decision(tuple(events), row, (Touch(inode, (), True, size_bytes is not None),))
+    touched = (Touch(inode, (), True, size_bytes is not None),)
+    return Decision(tuple(events), row, touched, change=change)
 
 
 def check_size(row: Inode, size_bytes: int) -> None:

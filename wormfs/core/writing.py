@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from wormfs.core.content import check_extents, complete_stripe, plan_truncate, plan_write
+from wormfs.core.content import check_extents, complete_stripe, plan_write
 from wormfs.core.errors import InvalidError, SessionExpiredError, TooLargeError
 from wormfs.core.events import (
     ChunksCollected,
@@ -17,7 +17,7 @@ from wormfs.core.events import (
     StripesAllocated,
 )
 from wormfs.core.limits import ALLOCATE_MAX, FILE_SIZE_MAX_BYTES, STRIPE_WIDTH_MAX
-from wormfs.core.namespace import attributes_set, check_content, decide_set_attr, existing_inode
+from wormfs.core.namespace import check_content, decide_set_attr, existing_inode
 from wormfs.core.records import Extent, Stripe
 from wormfs.core.state import At, Decision, StateView, Touch
 
@@ -86,22 +86,7 @@ def decide_commit_write(
 
 def decide_truncate(view: StateView, at: At, *, inode: int) -> Decision:
     """Open with O_TRUNC: cut to nothing, whatever the size was."""
-    return with_truncation(view, at, decide_set_attr(view, at, inode=inode, size_bytes=0))
-
-
-def with_truncation(view: StateView, at: At, decision: Decision) -> Decision:
-    """Complete a SetAttr decision's attributes, and work out its truncation if it has one."""
-    row = decision.inode
-    change = None
-    for event in decision.events:
-        if row is None:
-            break
-        if isinstance(event, FileTruncated):
-            change = plan_truncate(view, row, event, at)
-            row = change.inode
-        else:
-            row = attributes_set(row, event, at)  # type: ignore[arg-type]
-    return decision._replace(inode=row, change=change)
+    return decide_set_attr(view, at, inode=inode, size_bytes=0)
 
 
 def decide_allocate(

@@ -26,7 +26,7 @@ from wormfs.core.namespace import (
 )
 from wormfs.core.records import Inode
 from wormfs.core.state import At, Decision
-from wormfs.core.writing import WrittenStripe, decide_commit_write, decide_truncate, with_truncation
+from wormfs.core.writing import WrittenStripe, decide_commit_write, decide_truncate
 from wormfs.metadata.convert import attributes_message, extent_messages, extent_records, stripe_message
 from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.rpc.v1 import filesystem_pb2 as fs
@@ -173,7 +173,7 @@ def _optional(request: fs.SetAttrRequest) -> dict[str, int]:
 
 
 def _set_attr(state: SqliteState, at: At, request: fs.SetAttrRequest) -> Decision:
-    return with_truncation(state, at, decide_set_attr(state, at, inode=request.inode, **_optional(request)))
+    return decide_set_attr(state, at, inode=request.inode, **_optional(request))
 
 
 def _link(state: SqliteState, at: At, request: fs.LinkRequest) -> Decision:
