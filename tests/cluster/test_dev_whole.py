@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ClusterFactory
-from tests.harness import drop_caches
+from tests.harness import Cluster, drop_caches, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse]
 
@@ -20,6 +20,11 @@ def _digests(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def _offline(cluster: Cluster) -> list[str]:
+    status = json.loads(cluster.wormfs("status", "--json"))
+    return sorted(node["name"] for node in status["nodes"] if not node["online"])
 
 
 def test_six_nodes_lose_two_and_keep_every_byte(cluster: ClusterFactory, tmp_path: Path) -> None:
@@ -38,9 +43,8 @@ def test_six_nodes_lose_two_and_keep_every_byte(cluster: ClusterFactory, tmp_pat
     made.remount(point)
     assert _digests(point / "tree") == want
     (point / "degraded").write_bytes(b"d" * 3_000_000)
-    status = json.loads(made.wormfs("status", "--json"))
-    assert status["health"] == "degraded"
-    assert sorted(node["name"] for node in status["nodes"] if not node["online"]) == ["node-3", "node-5"]
+    wait_until(lambda: _offline(made) == ["node-3", "node-5"], "the master knows that the two are away")
+    assert json.loads(made.wormfs("status", "--json"))["health"] == "degraded"
 
     made.start(3)
     made.start(5)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -185,18 +186,16 @@ def _node_command() -> list[str]:
 
 
 def _start_nodes(folder: DevFolder, down: Sequence[DevNode], awaited: Sequence[DevNode]) -> None:
-    """Start nodes and wait until all of `awaited` are online in the map of a master that serves.
+    """Start nodes and wait until all of `awaited` serve and are online in the master's map.
 
     Raises UnavailableError with a node's last words when one ends, DeadlineError when it takes too long.
     """
     for node in down:
         _spawn(node)
     processes = {node: _running(node) for node in down}
-    target = Target(folder.addresses(), 5.0)
-    names = {node.name for node in awaited}
     deadline = time.monotonic() + START_TIMEOUT_S
-    missing = sorted(names)
-    while missing:
+    waiting = list(awaited)
+    while waiting:
         for node, process in processes.items():
             if not process.running:
                 raise UnavailableError(
@@ -204,11 +203,44 @@ def _start_nodes(folder: DevFolder, down: Sequence[DevNode], awaited: Sequence[D
                 )
         if time.monotonic() > deadline:
             raise DeadlineError(
-                f"not online after {START_TIMEOUT_S:.0f} s: {', '.join(missing)};"
+                f"not online after {START_TIMEOUT_S:.0f} s: {', '.join(node.name for node in waiting)};"
                 f" see {folder.path}/node-*/log"
             )
-        time.sleep(_POLL_S)
-        missing = _not_online(target, names)
+        waiting = _not_ready(folder.node(1), awaited)
+        if waiting:
+            time.sleep(_POLL_S)
+
+
+def _not_ready(master: DevNode, nodes: Sequence[DevNode]) -> list[DevNode]:
+    """Those that do not serve yet, or that the master does not know to be online.
+
+    Each is asked itself: the map of another may still show it as it was before it was stopped.
+    """
+    online = _online_names(master)
+    return [
+        node
+        for node in nodes
+        if node.name not in online or node.name not in _online_names(node) or not _listens(node)
+    ]
+
+
+def _online_names(node: DevNode) -> set[str]:
+    """The nodes online in one node's own map; none while it has no map."""
+    try:
+        found = cluster_map(Target((node.addresses().listen,), 2.0))
+    except WormError:
+        return set()
+    return {each.name for each in found.nodes if each.online}
+
+
+def _listens(node: DevNode) -> bool:
+    """Whether its gRPC server is there."""
+    host, _, port = node.addresses().grpc_listen.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _running(node: DevNode) -> Process:
@@ -216,13 +248,3 @@ def _running(node: DevNode) -> Process:
     if process is None:
         raise UnavailableError(f"{node.name} ended at once: {node.last_words()} (see {node.log})")
     return process
-
-
-def _not_online(target: Target, names: set[str]) -> list[str]:
-    try:
-        found = cluster_map(target)
-    except WormError:
-        return sorted(names)
-    if not any(node.master for node in found.nodes):
-        return sorted(names)
-    return sorted(names - {node.name for node in found.nodes if node.online})

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -25,6 +26,13 @@ _SOCKET_PATH_MAX_BYTES = 107  # sun_path of unix(7), without its NUL
 # Below the range of ports that outgoing connections get (ip_local_port_range), so that no
 # connection sits on a stopped node's port when it is started again.
 _PORTS = range(10_000, 32_000)
+
+
+class NodeAddresses(NamedTuple):
+    """`host:port` of a node's two servers."""
+
+    listen: str
+    grpc_listen: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,14 @@ class DevNode:
         if process is None or str(self.config) not in command_line(pid):
             return None
         return process if process.running else None
+
+    def addresses(self) -> NodeAddresses:
+        """What its configuration says. Raises ConfigError when that was damaged."""
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            return NodeAddresses(config["listen"], config["grpc_listen"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise ConfigError(f"{self.config} cannot be read as a dev node's: {error}") from error
 
     def last_words(self) -> str:
         """The last line of its log that is not empty, for an error message."""
