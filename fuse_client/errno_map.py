@@ -34,6 +34,8 @@ def answers_errno(
         except WormError as error:
             if error.errno == errno.EIO:
                 _log.warning("%s: EIO: %s: %s", name, type(error).__name__, error.message)
+            else:
+                _log.debug("%s%s: %s: %s", name, args[1:], type(error).__name__, error.message)
             raise FUSEError(error.errno) from None
         except Exception:
             _log.exception("%s: a bug in WormFS; answered EIO", name)
