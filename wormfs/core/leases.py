@@ -20,9 +20,6 @@ master no longer knows of.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-FORGET_AFTER = 4
-"""Recalls of one directory to a session that never looked at it in between; then it is dropped."""
-
 
 @dataclass(frozen=True, slots=True)
 class Recall:
@@ -50,7 +47,6 @@ class Session:
     writes: set[int] = field(default_factory=set)
     opens: dict[int, int] = field(default_factory=dict)
     recalls: dict[int, Recall] = field(default_factory=dict)
-    unread: dict[int, int] = field(default_factory=dict)  # inode -> recalls since it was last read
 
 
 class LeaseTable:
@@ -127,7 +123,6 @@ class LeaseTable:
         session.expires_s = now_s + self.lease_s
         for inode in forgotten:
             session.reads.discard(inode)
-            session.unread.pop(inode, None)
             if inode in session.writes and inode not in session.opens:
                 self._drop_write(session, inode)
         return True
@@ -186,11 +181,7 @@ class LeaseTable:
 
     def read(self, number: int, inodes: Iterable[int]) -> None:
         """The session is about to be told of these inodes: it holds their read leases."""
-        session = self.sessions[number]
-        session.reads.update(inodes)
-        if session.unread:
-            for inode in inodes:
-                session.unread.pop(inode, None)
+        self.sessions[number].reads.update(inodes)
 
     def foreign_writer(self, number: int, inode: int) -> int:
         """Another session that holds the write lease of `inode`; 0 for none."""
@@ -254,28 +245,22 @@ class LeaseTable:
         """Recalls to push to the other readers of `inode` after a change by session `number`.
 
         A recall of everything (attributes and data) ends the read lease as it is pushed: what the
-        session is told later counts anew. The others keep it, but a session that was recalled
-        again and again without looking is told to drop everything, so that it costs no more.
+        session is told later counts anew. After any other the session keeps it: its kernel may still
+        cache other names of the directory, or the file's pages.
         """
         recalls = []
         for reader in self.other_readers(number, inode):
-            session = self.sessions[reader]
-            count = session.unread.get(inode, 0) + 1
-            whole = count >= FORGET_AFTER
-            if whole or (attributes and data):
-                session.reads.discard(inode)
-                session.unread.pop(inode, None)
-            else:
-                session.unread[inode] = count
+            if attributes and data:
+                self.sessions[reader].reads.discard(inode)
             recalls.append(
                 self._recall(
                     reader,
                     inode,
                     now_s,
                     (number, operation),
-                    names=() if whole else names,
-                    attributes=attributes or whole,
-                    data=data or whole,
+                    names=names,
+                    attributes=attributes,
+                    data=data,
                 )
             )
         return recalls

@@ -117,7 +117,6 @@ class NodeConfig:
     log: LogConfig = section(LogConfig)  # noqa: RUF009
     lease_s: float = setting(duration(1, 60), default=6.0)
     silent_after_s: float = setting(duration(1, 600), default=3.0)
-    repair_after_s: float = setting(duration(0, 7 * 86400), default=300.0)
     drain_s: float = setting(duration(0, 600), default=10.0)
 
     def __post_init__(self) -> None:

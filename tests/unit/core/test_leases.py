@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wormfs.core.leases import FORGET_AFTER, LeaseTable
+from wormfs.core.leases import LeaseTable
 
 LEASE_S = 6.0
 
@@ -68,18 +68,17 @@ def test_an_unanswered_recall_ends_the_session() -> None:
     assert (table.recalls, table.recalls_of, table.writers) == ({}, {}, {})
 
 
-def test_a_session_that_never_looks_is_dropped_as_reader_of_a_directory() -> None:
+def test_only_a_recall_of_everything_ends_a_read_lease() -> None:
     table = table_of(1, 2)
     table.read(2, [10])
-    for number in range(1, FORGET_AFTER):
-        (recall,) = table.recall_readers(1, 10, 0.0, names=(b"%d" % number,), attributes=True)
-        assert (recall.names, recall.data) == ((b"%d" % number,), False)
-    (recall,) = table.recall_readers(1, 10, 0.0, names=(b"x",), attributes=True)
-    assert (recall.names, recall.attributes, recall.data) == ((), True, True)
-    assert table.recall_readers(1, 10, 0.0, names=(b"y",)) == []
+    for name in (b"a", b"b"):
+        (recall,) = table.recall_readers(1, 10, 0.0, names=(name,), attributes=True)
+        assert (recall.names, recall.attributes, recall.data) == ((name,), True, False)
+    (recall,) = table.recall_readers(1, 10, 0.0, attributes=True, data=True)
+    assert table.recall_readers(1, 10, 0.0, attributes=True) == []
+    assert len(table.owed_to(1, [10])) == 3  # yet nothing is answered
     table.read(2, [10])
-    (recall,) = table.recall_readers(1, 10, 0.0, names=(b"z",))
-    assert recall.names == (b"z",)
+    assert len(table.recall_readers(1, 10, 0.0, attributes=True)) == 1
 
 
 def test_no_session_ends_because_the_master_stood_still() -> None:
