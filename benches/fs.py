@@ -20,6 +20,10 @@ _PHASE_TIMEOUT_S = 1800.0
 _MIB = 1 << 20
 
 
+class BenchError(Exception):
+    """Something could not be measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mounted:
     """A file system under test; `cluster` is a dev cluster's folder, None for a peer."""
@@ -39,7 +43,7 @@ def wormfs(*arguments: str | Path) -> str:
         timeout=300,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"wormfs {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+        raise BenchError(f"wormfs {' '.join(map(str, arguments))}: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -61,32 +65,45 @@ def wormfs_mounted(folder: Path) -> Iterator[Mounted]:
 
 @contextmanager
 def peer_mounted(script: Path, peer: str, folder: Path) -> Iterator[Mounted]:
-    """A peer by `peers.sh`; gone afterwards, the network namespace it made too."""
+    """A peer by `peers.sh`; gone afterwards, the network namespace it made too. Raises BenchError."""
+    check_no_peer()
     before = _namespaces()
+    log = folder / "peer.log"
     try:
-        # Its daemons keep our pipes open: the output goes to a file, and only the exit counts.
-        with (folder / "peer.log").open("wb") as log:
-            subprocess.run(
-                ["bash", script, "up", peer, folder / peer],
-                check=True,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=600,
-            )
+        _peers(script, "up", peer, folder)
+        if not os.path.ismount(folder / peer / "mnt"):
+            raise BenchError(f"{peer} did not come up: {log.read_text(errors='replace')[-500:]}")
         yield Mounted(folder / peer / "mnt")
     finally:
-        with (folder / "peer.log").open("ab") as log:
-            subprocess.run(
-                ["bash", script, "down", peer, folder / peer],
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=300,
-            )
+        _peers(script, "down", peer, folder)
         for name in _namespaces() - before:
             _end_namespace(name)
+
+
+def check_no_peer() -> None:
+    """Raises BenchError when a peer is up that somebody else started.
+
+    Peers have fixed names: taking ours down would take down theirs.
+    """
+    others = [name for name in _namespaces() if _processes_in(name)]
+    if others:
+        raise BenchError(
+            f"another peer runs in network namespace {', '.join(others)}: take it down (peers.sh down), "
+            "or use --no-peer"
+        )
+
+
+def _peers(script: Path, verb: str, peer: str, folder: Path) -> None:
+    """Run peers.sh. Its daemons keep its pipes open, so its output goes to a file."""
+    with (folder / "peer.log").open("ab") as log:
+        subprocess.run(
+            ["bash", script, verb, peer, folder / peer],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            timeout=600,
+        )
 
 
 def _namespaces() -> frozenset[str]:
@@ -94,10 +111,14 @@ def _namespaces() -> frozenset[str]:
     return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
 
 
+def _processes_in(namespace: str) -> list[str]:
+    listed = subprocess.run(["ip", "netns", "pids", namespace], check=False, capture_output=True, text=True)
+    return listed.stdout.split()
+
+
 def _end_namespace(name: str) -> None:
     """Peers leave daemons in the namespace they made: end those, then the namespace."""
-    listed = subprocess.run(["ip", "netns", "pids", name], check=False, capture_output=True, text=True)
-    for pid in listed.stdout.split():
+    for pid in _processes_in(name):
         subprocess.run(["kill", "-9", pid], check=False, capture_output=True)
     subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
@@ -116,7 +137,7 @@ def fsbench_rows(under_test: Mounted, script: Path, *, scale: float, only: str, 
     command += ["--only", only] if only else []
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=_PHASE_TIMEOUT_S)
     if done.returncode != 0:
-        raise RuntimeError(f"fsbench on {under_test.mount} exited {done.returncode}")
+        raise BenchError(f"fsbench on {under_test.mount} exited {done.returncode}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {name: Row(float(value), unit) for name, (value, unit) in found.items()}
 
@@ -198,7 +219,7 @@ def _mount_process(mount: Path) -> int:
             continue
         if any(b"fuse_client" in word for word in words) and os.fsencode(mount) in words:
             return int(folder.name)
-    raise RuntimeError(f"no process serves {mount}")
+    raise BenchError(f"no process serves {mount}")
 
 
 def _peak_bytes(pid: int) -> int:
@@ -206,5 +227,5 @@ def _peak_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"process {pid} has no VmHWM")
+        raise BenchError(f"process {pid} has no VmHWM")
     return int(found[1]) * 1024

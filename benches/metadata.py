@@ -12,9 +12,9 @@ from pathlib import Path
 
 import trio
 
-from wormfs.core.limits import ROOT_INODE
+from wormfs.core.limits import CHUNK_SIZE_DEFAULT_BYTES, ROOT_INODE
 from wormfs.core.types import Policy
-from wormfs.metadata import Machine
+from wormfs.metadata.machine import Machine
 from wormfs.rpc.v1 import filesystem_pb2, types_pb2
 
 _COUNT = 3000
@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.machine = Machine.open([folder], copies=1, clock=time.time_ns)
-        self.machine.form_cluster("bench", "bench", Policy(4, 2))
+        self.machine.form_cluster("bench", "bench", Policy(4, 2, CHUNK_SIZE_DEFAULT_BYTES))
         self.session = self.machine.open_session("bench")
         self.operation = 0
         self.rows: dict[str, tuple[float, str]] = {}

@@ -114,6 +114,8 @@ def _file_systems(options: argparse.Namespace, results: Results) -> None:
     with_peer = not options.no_peer and "fs" in options.only
     if with_peer and not peers.exists():
         raise SystemExit(f"{peers} is not there: give --shared-bench FOLDER, or --no-peer")
+    if with_peer:
+        fs.check_no_peer()
     folder = Path(tempfile.mkdtemp(prefix="wormfs-bench-", dir=options.folder))
     try:
         tar = fs.make_tar(folder)
@@ -223,4 +225,7 @@ def _verdict(reached: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except fs.BenchError as error:
+        sys.exit(f"bench: {error}")
