@@ -1,0 +1,129 @@
+"""Who is there: registration, heartbeats, silence; over a real machine with a clock of our own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.node.serving import join, open_machine
+from wormfs.core.errors import InvalidError, NotFoundError, UnavailableError, WrongClusterError
+from wormfs.metadata.machine import Machine
+from wormfs.node.drain import Drain
+from wormfs.node.health import Danger, Health
+from wormfs.node.members import Members
+from wormfs.rpc.v1 import cluster_pb2
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = open_machine(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def members(machine: Machine, clock: Clock) -> Members:
+    return Members(machine, silent_after_s=3.0, clock_s=clock)
+
+
+def beat(members: Members, node: int, *disks: int, online: bool = True, problem: str = "") -> bool:
+    request = cluster_pb2.HeartbeatRequest(cluster_id=members.map().cluster_id, node=node)
+    state = cluster_pb2.DISK_STATE_ONLINE if online else cluster_pb2.DISK_STATE_OFFLINE
+    for number in disks:
+        request.disks.add(number=number, state=state, free_bytes=5, total_bytes=9, problem=problem)
+    return members.heartbeat(request)
+
+
+def test_numbers_are_kept_by_name_and_uuid(machine: Machine, clock: Clock) -> None:
+    first = Members(machine, silent_after_s=3.0, clock_s=clock)
+    one, two = join(first, "a", ["u1", "u2"]), join(first, "b", ["u3"])
+    assert (one, two) == (1, 2)
+    again = Members(machine, silent_after_s=3.0, clock_s=clock)  # the master restarted
+    assert [node.online for node in again.map().nodes] == [False, False]
+    assert join(again, "b", ["u3", "u4"]) == 2
+    assert [(disk.number, disk.node) for disk in again.map().disks] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert again.map().version >= first.map().version
+
+
+def test_a_silent_node_is_offline_until_it_is_heard(members: Members, clock: Clock) -> None:
+    node = join(members, "a", ["u1"])
+    changes: list[int] = []
+    members.listen(lambda: changes.append(members.version))
+    version = members.map().version
+    clock.now_s += 2.9
+    members.sweep()
+    assert members.is_online(1)
+    clock.now_s += 0.2
+    members.sweep()
+    assert not members.is_online(1)
+    assert members.views()[0].online is False
+    assert members.map().version > version
+    assert members.map().disks[0].problem == "its node is silent"
+    assert beat(members, node, 1)
+    assert members.is_online(1)
+    assert len(changes) == 2
+    assert members.space_bytes() == (9, 5)
+
+
+def test_a_failed_disk_is_offline_with_its_problem(members: Members) -> None:
+    node = join(members, "a", ["u1", "u2"])
+    assert beat(members, node, 2, online=False, problem="I/O error")
+    assert [members.is_online(1), members.is_online(2)] == [True, False]
+    assert members.map().disks[1].problem == "I/O error"
+
+
+def test_strangers_are_refused_by_name(members: Members) -> None:
+    join(members, "a", ["u1"])
+    with pytest.raises(WrongClusterError, match="node b belongs to cluster zzz"):
+        members.register(
+            cluster_pb2.RegisterNodeRequest(
+                cluster_id="zzz", node=cluster_pb2.NodeInfo(name="b", addresses=["x:1"])
+            )
+        )
+    with pytest.raises(WrongClusterError):
+        members.heartbeat(cluster_pb2.HeartbeatRequest(cluster_id="zzz", node=1))
+    with pytest.raises(UnavailableError, match="another node named a is online"):
+        join(members, "a", ["u9"])
+    with pytest.raises(InvalidError, match="every disk has a uuid of its own"):
+        join(members, "c", ["u9", "u9"])
+    with pytest.raises(NotFoundError):
+        members.node_of(99)
+    assert not beat(members, 77)
+
+
+async def test_health_counts_what_is_missing(members: Members, machine: Machine, clock: Clock) -> None:
+    join(members, "a", ["u1"])
+    health = Health(machine, members)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(health.run)
+        assert await health.counted(5.0) == Danger()
+        clock.now_s += 10
+        members.sweep()
+        assert await health.counted(5.0) == Danger()  # a disk is gone, but no stripe is there
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_drain_waits_for_work_and_refuses_more() -> None:
+    drain = Drain()
+    async with trio.open_nursery() as nursery:
+        with drain.work():
+            nursery.start_soon(drain.finish, 30.0)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(UnavailableError), drain.work():
+                pass
+    assert drain.stopping
