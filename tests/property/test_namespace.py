@@ -273,7 +273,7 @@ class Namespace(RuleBasedStateMachine):
 
 TestNamespace = Namespace.TestCase
 TestNamespace.settings = settings(
-    max_examples=25,
+    max_examples=80,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

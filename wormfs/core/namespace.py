@@ -276,8 +276,8 @@ def decide_rename(
     directory(view, parent)
     holder = directory(view, new_parent)
     check_name(name)
-    check_name(new_name)
     row = _child(view, parent, name)
+    check_name(new_name)
     found = view.entry(new_parent, new_name)
     replaced = None if found is None else existing_inode(view, found)
     if replaced is not None and flags & RENAME_NOREPLACE:

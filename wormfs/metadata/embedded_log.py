@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -322,7 +322,7 @@ class EmbeddedLog:
         if after < self.last_sequence:
             raise DataLossError(f"{disk}: entry {after + 1} is damaged or trimmed")
 
-    async def watch(self, after: int) -> AsyncIterator[LogRecord]:
+    async def watch(self, after: int) -> AsyncGenerator[LogRecord, None]:
         """Entries behind `after` for ever, as they come."""
         while True:
             for record in self.read(after):

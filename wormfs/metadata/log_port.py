@@ -1,6 +1,6 @@
 """The port of the metadata log: what an engine (embedded here, etcd later) offers the machine."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple, Protocol
 
 
@@ -34,7 +34,7 @@ class EventLog(Protocol):
     def read(self, after: int) -> Iterator[LogRecord]:
         """Entries behind `after`, in order. DataLossError when they are trimmed or damaged."""
 
-    def watch(self, after: int) -> AsyncIterator[LogRecord]:
+    def watch(self, after: int) -> AsyncGenerator[LogRecord, None]:
         """Entries behind `after` for ever, as they come."""
 
     def trim(self, through: int) -> None:

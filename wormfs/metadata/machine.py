@@ -8,7 +8,7 @@ answer; so what was answered is in the log, and the state can always be rebuilt 
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -245,13 +245,13 @@ class Machine:
         operation = caller.operation
         if not operation:
             return None
-        reply = state.reply(session, operation)
-        if reply is not None:
-            return Outcome(REPLIES[kind].FromString(reply), state.applied)
         if operation <= state.acknowledged(session):
             raise InvalidError(
                 f"operation {operation} of session {session} was acknowledged: its reply is gone"
             )
+        reply = state.reply(session, operation)
+        if reply is not None:
+            return Outcome(REPLIES[kind].FromString(reply), state.applied)
         return None
 
     def targets(self, request: Message) -> tuple[int, ...]:
@@ -375,7 +375,7 @@ class Machine:
         """Return when entries up to `sequence` survive a power loss."""
         await self._log.wait_durable(sequence)
 
-    def watch(self, after: int) -> AsyncIterator[LogRecord]:
+    def watch(self, after: int) -> AsyncGenerator[LogRecord, None]:
         """Log entries behind `after`, for ever."""
         return self._log.watch(after)
 
