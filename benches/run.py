@@ -134,10 +134,13 @@ def _file_systems(options: argparse.Namespace, results: Results) -> None:
         if {"space", "memory"} & set(options.only):
             (folder / "own").mkdir()
             with fs.wormfs_mounted(folder / "own") as under_test:
+                # In this order: idle is before any load, and space before there is garbage.
                 if "memory" in options.only:
-                    results.own |= fs.memory_rows(under_test)
+                    results.own["resident_idle_node"] = fs.idle_row(under_test)
                 if "space" in options.only:
                     results.own["raw_space_1_gib"] = fs.space_row(under_test)
+                if "memory" in options.only:
+                    results.own["resident_mount_4_gib"] = fs.mount_memory_row(under_test)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
