@@ -205,7 +205,10 @@ class StateKeeper:
         await trio.to_thread.run_sync(_checkpoint_apart, path)
         self.state.commit()
         # What came meanwhile is little; with nothing left over, the next write begins the file anew.
+        # A reader (a snapshot) in the way: not now, without waiting for it on this thread.
+        self.state.connection.execute("PRAGMA busy_timeout=0")
         self.state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.state.connection.execute("PRAGMA busy_timeout=5000")
 
 
 def _checkpoint_apart(path: Path) -> None:

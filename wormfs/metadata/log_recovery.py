@@ -7,7 +7,6 @@ data loss and stops the start; anything else behind the end is a torn tail and i
 
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +39,13 @@ def recover(disks: list[Path]) -> Recovered | None:
     bases = _snapshots(here)
     newest = max(bases.values(), key=lambda info: info.sequence, default=None)
     base = newest.sequence if newest is not None else 0
-    segments, last = _merged(here, membership.log_id, base)
+    log_id = bytes.fromhex(membership.log_id)
+    segments, last = _survey(here, log_id, base)
     sound: dict[str, Path] = {}
     for member, disk in here.items():
         try:
             _mend_snapshot(disk, newest, here, bases)
-            _mend_segments(disk, segments)
+            _mend_segments(disk, segments, here, log_id)
         except OSError as error:
             logger.warning("metadata copy on %s dropped: %s", disk, error)
         else:
@@ -69,25 +69,32 @@ def _snapshots(here: dict[str, Path]) -> dict[Path, SnapshotInfo]:
     return found
 
 
-def _merged(here: dict[str, Path], log_id: str, base: int) -> tuple[dict[int, bytes], int]:
-    """Every needed segment's sound bytes by first sequence, and the last sequence of the log."""
+def _copies(here: dict[str, Path], first: int) -> list[bytes]:
+    """The copies of a segment that can be read."""
+    copies = []
+    for disk in here.values():
+        try:
+            copies.append(files.segment_path(disk, first).read_bytes())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            logger.warning("metadata log on %s: %s", disk, error)
+    return copies
+
+
+def _survey(here: dict[str, Path], log_id: bytes, base: int) -> tuple[list[int], int]:
+    """First sequences of the segments needed behind `base`, and the last sequence of the log.
+
+    Reads one segment at a time, and changes nothing.
+    """
     firsts = sorted({first for disk in here.values() for first in files.segments(disk)})
     needed = [first for at, first in enumerate(firsts) if at + 1 == len(firsts) or firsts[at + 1] > base + 1]
     last = base
     promised = base
     beyond = 0
-    kept: dict[int, bytes] = {}
+    kept: list[int] = []
     for first in needed:
-        copies = []
-        for disk in here.values():
-            with suppress(FileNotFoundError):
-                try:
-                    copies.append(files.segment_path(disk, first).read_bytes())
-                except OSError as error:
-                    if isinstance(error, FileNotFoundError):
-                        raise
-                    logger.warning("metadata log on %s: %s", disk, error)
-        merged = merge(copies, first, bytes.fromhex(log_id))
+        merged = merge(_copies(here, first), first, log_id)
         promised = max(promised, merged.durable_sequence)
         if first > last + 1 or beyond:
             beyond = max(beyond, merged.beyond, merged.last_sequence if merged.last_sequence >= first else 0)
@@ -95,7 +102,7 @@ def _merged(here: dict[str, Path], log_id: str, base: int) -> tuple[dict[int, by
         beyond = merged.beyond
         if merged.last_sequence >= first:
             last = max(last, merged.last_sequence)
-            kept[first] = merged.data
+            kept.append(first)
     if last < promised:
         raise DataLossError(
             f"the metadata log ends at {last}, but {promised} entries were durable: its copies on "
@@ -120,15 +127,14 @@ def _mend_snapshot(
             (disk / "metadata" / "snapshots" / name).unlink()
 
 
-def _mend_segments(disk: Path, segments: dict[int, bytes]) -> None:
+def _mend_segments(disk: Path, segments: list[int], here: dict[str, Path], log_id: bytes) -> None:
+    """Make a disk's segments what the copies hold together. Copies mended before are read again."""
     folder = disk / "metadata" / "log"
     folder.mkdir(exist_ok=True)
-    for first, data in segments.items():
+    for first in segments:
         path = files.segment_path(disk, first)
-        try:
-            found = path.read_bytes()
-        except FileNotFoundError:
-            found = b""
+        data = merge(_copies(here, first), first, log_id).data
+        found = path.read_bytes() if path.exists() else b""
         if found[: len(data)] != data:
             logger.warning("metadata log copy mended: %s", path)
             files.write_file(path, data)

@@ -29,7 +29,7 @@ from wormfs.core.records import (
 from wormfs.core.types import Codec, Policy
 from wormfs.metadata.schema import migrate
 
-INODES_CACHED = 65_536
+INODES_CACHED = 16_384  # about 10 MiB
 _DEFAULT_POLICY = Policy(1, 0, 1 << 20)
 
 _INODE_COLUMNS = ", ".join(Inode._fields)
