@@ -212,6 +212,7 @@ class EmbeddedLog:
     def snapshot_stored(self, info: SnapshotInfo) -> None:
         """Every member holds this snapshot: older ones and the log up to it go."""
         self.snapshot = info
+        self.durable_sequence = max(self.durable_sequence, info.sequence)
         self.log_bytes = 0
         for member in list(self._members):
             try:

@@ -185,10 +185,12 @@ class StateKeeper:
         """One round: lost copies and files, missing copies, snapshots, the write-ahead log's length."""
         self._log.check_members()
         joining = self._begin_joins()
+        if not self._log.used_disks():
+            return  # the open connection keeps the state until a disk is back
         self.check_state()
         if joining:
             await self.snapshot(joining)
-        elif self._log.log_bytes > max(SNAPSHOT_LOG_BYTES, self._state_bytes()):
+        elif self._log.log_bytes > SNAPSHOT_LOG_BYTES and self._log.log_bytes > self._state_bytes():
             await self.snapshot()
         await self._checkpoint()
 

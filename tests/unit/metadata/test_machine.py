@@ -393,3 +393,70 @@ def test_what_was_answered_survives_sigkill(tmp_path: Path) -> None:
         machine.execute(fs.LookupRequest(parent=1, name=name))
     assert list(machine.check_namespace()) == []
     machine.close()
+
+
+def test_a_failing_sqlite_is_replaced_without_failing_callers(owner: Owner) -> None:
+    owner.fill(0, 20)
+    owner.machine._keeper.state.connection.close()
+    assert len(owner.names()) == 20  # a query meets it
+    owner.fill(20, 5)
+    connection = owner.machine._keeper.state.connection
+    connection.execute("DROP TABLE orphans")  # an apply meets it, the entry being logged
+    request = fs.UnlinkRequest(caller=owner.caller(), parent=1, name=b"file-00003")
+    owner.machine.execute(request)
+    owner.machine.execute(request)
+    assert len(owner.names()) == 24
+    assert len(owner.machine.orphans()) == 1
+    owner.reopen()
+
+
+async def test_every_disk_deleted_while_running_loses_nothing_once_one_is_back(owner: Owner) -> None:
+    owner.fill(0, 50)
+    for disk in owner.disks:
+        shutil.rmtree(disk)
+    await owner.machine._keeper.care()
+    assert owner.machine.metadata_disks() == []
+    with pytest.raises(er.UnavailableError):
+        owner.make(b"refused")
+    with pytest.raises(er.UnavailableError):
+        await owner.machine.wait_durable(owner.machine.sequence)
+    for disk in owner.disks[2:]:
+        disk.mkdir()
+    await owner.machine._keeper.care()
+    assert owner.machine.metadata_disks() == owner.disks[2:]
+    owner.fill(50, 10)
+    owner.reopen()
+    assert len(owner.names()) == 60
+
+
+async def test_the_write_ahead_log_is_emptied(owner: Owner) -> None:
+    value = b"v" * 65536
+    inode = owner.make(b"f")
+    for number in range(150):
+        request = fs.SetXattrRequest(caller=owner.caller(), inode=inode, name=b"%d" % number, value=value)
+        owner.machine.execute(request)
+    owner.machine._keeper.state.commit()
+    wal = state_path(owner.disks[0]).with_name("state.db-wal")
+    assert wal.stat().st_size > 8 << 20
+    await owner.machine._keeper.care()
+    assert wal.stat().st_size == 0
+
+
+def test_a_file_longer_than_a_page_is_mapped_in_pages(owner: Owner) -> None:
+    inode = owner.make(b"f")
+    size = 4 * 65536
+    for number in range(600):
+        extent = types_pb2.Extent(offset_bytes=number * size, data=b"x")
+        request = md.CommitWriteRequest(
+            caller=owner.caller(), inode=inode, extents=[extent], size_bytes=number * size + 1
+        )
+        owner.machine.execute(request)
+    opened = owner.machine.execute(md.AcquireWriteLeaseRequest(inode=inode)).reply
+    assert isinstance(opened, md.FileMapReply)
+    assert (opened.count, len(opened.extents)) == (256, 256)
+    page = owner.machine.execute(md.GetFileMapRequest(inode=inode, first_index=512)).reply
+    assert isinstance(page, md.FileMapReply)
+    assert [extent.offset_bytes // size for extent in page.extents] == list(range(512, 600))
+    far = owner.machine.execute(md.GetFileMapRequest(inode=inode, first_index=1 << 50)).reply
+    assert isinstance(far, md.FileMapReply)
+    assert not far.extents
