@@ -12,11 +12,12 @@ What is kept, and only here (never in the log; sessions themselves persist):
 Invariant: while a session holds the write lease of an inode, every other session that was told
 anything of that inode has an unanswered recall of it, or nothing. `grant_write` refuses otherwise.
 
-After a restart of the master no operation is served until each session known before has resumed
-or its lease has run out (`in_grace`): until then some session may serve from its cache what the
-master no longer knows of.
+After a restart of the master no operation is served until every *other* session known before has
+resumed and what it had cached has run out, or its lease has (`must_wait`): until then it may serve
+from its cache what the master no longer knows of.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class LeaseTable:
         self.writers: dict[int, int] = {}  # inode -> session
         self.recalls: dict[int, Recall] = {}
         self.recalls_of: dict[int, set[int]] = {}  # inode -> unanswered recall ids
-        self._unresumed: set[int] = set()
+        self._grace: dict[int, float] = {}  # session known before a restart -> its caches end
         self._next_recall = 1
 
     # Sessions
@@ -71,12 +72,23 @@ class LeaseTable:
         """Take over the sessions known to the state after a restart; starts the grace."""
         for number in sessions:
             self.sessions[number] = Session(number, now_s + self.lease_s, resumed=False)
-            self._unresumed.add(number)
+            self._grace[number] = math.inf  # until it resumes
 
     @property
     def in_grace(self) -> bool:
         """Whether a session from before a restart may still serve from its cache."""
-        return bool(self._unresumed)
+        return bool(self._grace)
+
+    def must_wait(self, number: int) -> bool:
+        """Whether the session's requests wait for the grace: its own caches are no harm to it."""
+        return any(key != number or end_s == math.inf for key, end_s in self._grace.items())
+
+    def settle(self, now_s: float) -> bool:
+        """Forget about caches that have run out; True when the grace changed."""
+        over = [number for number, end_s in self._grace.items() if end_s <= now_s]
+        for number in over:
+            del self._grace[number]
+        return bool(over)
 
     def open_session(self, number: int, now_s: float) -> Session:
         """A new session."""
@@ -84,14 +96,21 @@ class LeaseTable:
         return session
 
     def resume(
-        self, number: int, now_s: float, *, opens: Iterable[int], writes: Iterable[int]
+        self,
+        number: int,
+        now_s: float,
+        *,
+        opens: Iterable[int],
+        writes: Iterable[int],
+        cached_s: float = 0.0,
     ) -> tuple[int, ...] | None:
         """A session comes back on a new connection: the write leases it has now, or None if unknown.
 
         Write leases it does not claim are given back. Its unanswered recalls stay: pushes may have
         been lost with the old connection, so the caller pushes them again. Before a restart's grace
         ends, what the session reclaims is granted, the first claim of a write lease winning; what
-        it cached before is unknown here, so a client drops its caches when it reconnects.
+        it cached before is unknown here, so a client drops its caches when it reconnects; `cached_s`
+        is how long its kernel may still keep what cannot be dropped.
         """
         session = self.sessions.get(number)
         if session is None:
@@ -105,7 +124,8 @@ class LeaseTable:
                 self._drop_recall(recall)
         if not session.resumed:
             session.resumed = True
-            self._unresumed.discard(number)
+            self._grace[number] = now_s + min(cached_s, self.lease_s)
+            self.settle(now_s)
             for inode in claimed:
                 if self.writers.setdefault(inode, number) == number:
                     session.writes.add(inode)
@@ -130,7 +150,7 @@ class LeaseTable:
     def end_session(self, number: int) -> tuple[Recall, ...]:
         """Forget a session and all it holds; answers its recalls, which are over now."""
         session = self.sessions.pop(number, None)
-        self._unresumed.discard(number)
+        self._grace.pop(number, None)
         if session is None:
             return ()
         over = tuple(session.recalls.values())

@@ -169,7 +169,7 @@ class MasterService:
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
         # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
         self._queued: dict[tuple[int, int], set[trio.CancelScope]] = {}
-        self._grace_over = trio.Event()
+        self._grace_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._make_plain = self._handler(_MAKE_NODE)
         self._take_lease = self._handler(_TAKE_LEASE)
@@ -191,7 +191,6 @@ class MasterService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End sessions whose time is over, until cancelled."""
         self.leases.restore([each.session_id for each in self._machine.sessions()], trio.current_time())
-        self._end_grace_if_over()
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             last_s = trio.current_time()
@@ -201,6 +200,8 @@ class MasterService:
                 if now_s - last_s > 4 * TICK_S:
                     self.leases.prolong(now_s - last_s)
                 last_s = now_s
+                if self.leases.settle(now_s):
+                    self._grace_moved()
                 for session in self.leases.expired(now_s):
                     log.warning("session %d expired; its leases and unfinished writes are gone", session)
                     self._end_session(session)
@@ -227,8 +228,8 @@ class MasterService:
         return handle
 
     async def _admit(self, session: int) -> None:
-        while self.leases.in_grace:
-            await self._grace_over.wait()
+        while self.leases.must_wait(session):
+            await self._grace_changed.wait()
         if session and session not in self.leases.sessions:
             raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
 
@@ -486,7 +487,11 @@ class MasterService:
         granted = None
         if request.session_id:
             granted = self.leases.resume(
-                request.session_id, now_s, opens=request.open_inodes, writes=request.write_leases
+                request.session_id,
+                now_s,
+                opens=request.open_inodes,
+                writes=request.write_leases,
+                cached_s=request.cached_ms / 1000,
             )
         if granted is None:
             number = self._machine.open_session(request.label)
@@ -501,7 +506,7 @@ class MasterService:
         link = self._links.setdefault(number, _Link())
         link.connection = connection
         self._wake()
-        self._end_grace_if_over()
+        self._grace_moved()
         for recall in self.leases.sessions[number].recalls.values():
             self._push(recall)
         if self._nursery is not None:
@@ -537,11 +542,12 @@ class MasterService:
         except WormError as error:
             log.error("session %d could not be closed in the log: %s", session, error.message)
         self._wake()
-        self._end_grace_if_over()
+        self._grace_moved()
 
-    def _end_grace_if_over(self) -> None:
-        if not self.leases.in_grace and not self._grace_over.is_set():
-            self._grace_over.set()
+    def _grace_moved(self) -> None:
+        """Let those look again that wait for the end of a restart's grace."""
+        self._grace_changed.set()
+        self._grace_changed = trio.Event()
 
     async def _watch(self, session: int, connection: ServerConnection, peer: str) -> None:
         """End the session at once when its process, on this machine, is gone with its connection.

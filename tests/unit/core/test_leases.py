@@ -97,6 +97,7 @@ def test_grace_lasts_until_every_known_session_resumed_or_expired() -> None:
     assert table.resume(2, 101.0, opens=[], writes=[8, 9]) == (9,)  # the first claim of 8 won
     assert table.in_grace
     assert table.expired(106.0) == [3]
+    assert table.must_wait(1)
     table.end_session(3)
     assert not table.in_grace
     assert table.resume(3, 107.0, opens=[], writes=[]) is None
@@ -105,6 +106,21 @@ def test_grace_lasts_until_every_known_session_resumed_or_expired() -> None:
     assert table.is_open(7)
     table.closed(1, [7, 7])
     assert not table.is_open(7)
+
+
+def test_grace_waits_for_what_other_sessions_kernels_still_cache() -> None:
+    table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+    table.restore([1, 2], 100.0)
+    table.resume(1, 101.0, opens=[], writes=[], cached_s=3.0)
+    assert table.must_wait(1)  # 2 has not resumed
+    table.resume(2, 101.0, opens=[], writes=[])
+    assert not table.must_wait(1)  # its own caches are no harm to it
+    assert table.must_wait(2)
+    assert table.must_wait(0)
+    assert not table.settle(103.9)
+    assert table.settle(104.0)
+    assert not table.must_wait(2)
+    assert not table.in_grace
 
 
 def test_resuming_keeps_leases_claimed_and_unanswered_recalls() -> None:
