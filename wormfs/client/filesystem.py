@@ -30,10 +30,10 @@ from wormfs.client.stripe_writer import StripeWriter
 from wormfs.core.errors import (
     BadHandleError,
     DataLossError,
-    InvalidError,
     IsADirectoryWormError,
     TooFewChunksError,
     TooLargeError,
+    UnavailableError,
     WormError,
 )
 from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT, FILE_SIZE_MAX_BYTES, ROOT_INODE
@@ -87,6 +87,16 @@ class Handle:
         return self.flags & os.O_ACCMODE != os.O_RDONLY
 
 
+@asynccontextmanager
+async def locked_for_writing(state: InodeState) -> AsyncIterator[None]:
+    """Hold the state's lock in a block that may need the write lease."""
+    await state.lock_for_writing()
+    try:
+        yield
+    finally:
+        state.lock.release()
+
+
 class KernelCache(Protocol):
     """What a mount lets the client take back from the kernel."""
 
@@ -130,6 +140,10 @@ class FileSystem:
         self._closed: list[int] = []
         self._closing = trio.Event()
         self._writes = 0
+        # A write lease granted while a recall of the one before was unanswered ends with that recall:
+        self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
+        self._recalls_ended = 0
+        self._recall_ends: OrderedDict[int, int] = OrderedDict()  # inode -> count at its last end
         self.peers = PeerTable(addresses, nursery, options)
         self.session = Session(self.peers, nursery, self, label, options)
         pool = BytesPool(options.cache_bytes)
@@ -278,7 +292,9 @@ class FileSystem:
         state = self._states.get(inode)
         if state is None:
             return await self._set_attributes(request)
-        async with state.lock:  # uncommitted writes came first: their mtime must not win over this
+        async with locked_for_writing(
+            state
+        ):  # uncommitted writes came first: their mtime must not win over this
             if size_bytes is not None and size_bytes < state.size_bytes:
                 for storing in list(state.storing.values()):
                     await storing.ended.wait()
@@ -341,8 +357,9 @@ class FileSystem:
             open=True,
         )
         request.caller.SetInParent()
+        recalls_ended = self._recalls_ended
         reply = await self.session.command(methods.METADATA_MAKE_NODE, request)
-        handle = self._opened(reply, flags)
+        handle = self._opened(reply, flags, recalls_ended)
         if not reply.message.created and flags & os.O_TRUNC:
             try:
                 await self.setattr(handle.inode, size_bytes=0)
@@ -361,20 +378,26 @@ class FileSystem:
                 await self.setattr(inode, size_bytes=0)
         request.caller.SetInParent()
         ask = self.session.command if request.truncate else self.session.query  # the log need not know
+        recalls_ended = self._recalls_ended
         reply = await ask(methods.METADATA_OPEN_FILE, request)
         if stat.S_ISDIR(reply.message.attributes.mode):
             raise IsADirectoryWormError(f"inode {inode} is a directory")
-        return self._opened(reply, flags)
+        return self._opened(reply, flags, recalls_ended)
 
-    def _opened(self, reply: CallReply[metadata_pb2.FileMapReply], flags: int) -> Handle:
+    def _opened(self, reply: CallReply[metadata_pb2.FileMapReply], flags: int, recalls_ended: int) -> Handle:
+        """Make a handle; `recalls_ended` is the count when the request was sent."""
         attributes = reply.message.attributes
         inode = attributes.inode
         state = self._states.get(inode)
         keep_cache = state is not None or self._page_changes.get(inode) == attributes.change
         if state is None:
             state = self._states[inode] = InodeState(attributes)
+            state.giving_up = self._giving_up.get(inode)
         state.open_count += 1
         self._adopt_map(state, reply)
+        recalled = state.recalls or state.giving_up or self._recall_ends.get(inode, 0) > recalls_ended
+        if reply.message.write_lease and state.fresh and not recalled:
+            state.write_lease = True
         return Handle(state, flags, keep_cache=keep_cache)
 
     def _adopt_map(self, state: InodeState, reply: CallReply[metadata_pb2.FileMapReply]) -> None:
@@ -390,8 +413,6 @@ class FileSystem:
         state.adopt_map(message)
         state.fresh = self.session.cacheable_s(reply.pushes_seen) > 0
         state.attributes_stale = False
-        if message.write_lease and state.fresh:
-            state.write_lease = True
 
     async def release(self, handle: Handle) -> None:
         """Close a handle. With the last one, what could not be written is given up (and logged)."""
@@ -400,7 +421,7 @@ class FileSystem:
         handle.open = False
         state = handle.state
         if state.open_count == 1 and state.has_dirty:
-            async with state.lock:
+            async with locked_for_writing(state):
                 try:
                     await self._flush(state)
                 except WormError as error:
@@ -409,7 +430,10 @@ class FileSystem:
         state.open_count -= 1
         self._closed.append(state.inode)
         self._closing.set()
-        if state.open_count == 0:
+        self._let_go_if_unused(state)
+
+    def _let_go_if_unused(self, state: InodeState) -> None:
+        if state.open_count == 0 and not state.recalls and self._states.get(state.inode) is state:
             self._let_go(state)
 
     def _let_go(self, state: InodeState) -> None:
@@ -515,7 +539,7 @@ class FileSystem:
         if len(data) == 0:
             return 0
         state = handle.state
-        async with state.lock:
+        async with locked_for_writing(state):
             await self._ensure_write_lease(state)
             if handle.flags & os.O_APPEND:
                 if state.size_bytes != offset_bytes:  # the kernel put the bytes elsewhere in its pages
@@ -539,7 +563,7 @@ class FileSystem:
             return
         oldest = self._writer.oldest_dirty(writing)
         if oldest is not None:
-            async with oldest.lock:
+            async with locked_for_writing(oldest):
                 await self._flush(oldest)
 
     async def _ensure_write_lease(self, state: InodeState) -> None:
@@ -559,7 +583,10 @@ class FileSystem:
                 self._writer.discard(state, error)
                 raise error
             self._adopt_map(state, reply)
-        raise InvalidError(f"inode {state.inode}: the write lease is recalled as fast as it is granted")
+            if reply.message.write_lease and self.session.lease_left_s() > 0:
+                # Even if it is being recalled again: that ends only when we let go of the lock.
+                state.write_lease = state.fresh = True
+        raise UnavailableError(f"inode {state.inode}: the write lease lapses as fast as it is granted")
 
     async def _flush(self, state: InodeState) -> None:
         """Commit what is dirty; the lock is held."""
@@ -574,7 +601,7 @@ class FileSystem:
         """Commit what was written: every other mount sees it afterwards."""
         state = handle.state
         if state.has_dirty:
-            async with state.lock:
+            async with locked_for_writing(state):
                 await self._flush(state)
 
     async def fsync(self, handle: Handle, data_only: bool = False) -> None:
@@ -586,7 +613,7 @@ class FileSystem:
         """Make everything written and answered so far durable."""
         for state in list(self._states.values()):
             if state.has_dirty:
-                async with state.lock:
+                async with locked_for_writing(state):
                     await self._flush(state)
         await self._sync()
 
@@ -617,8 +644,11 @@ class FileSystem:
         state = self._states.get(recall.inode)
         if state is not None:
             state.attributes_stale = True
+            state.recalls += recall.write_lease
             if recall.data or recall.write_lease:
                 state.fresh = False
+        elif recall.write_lease:
+            self._giving_up.setdefault(recall.inode, trio.Event())
 
     async def finish_recall(self, recall: metadata_pb2.Recall) -> None:
         """As SessionOwner: write back, drain reads of the old map, take pages and names from the kernel."""
@@ -646,6 +676,26 @@ class FileSystem:
                 state.lapsed_change = state.attributes.change
             state.write_lease = False
             state.fresh = False
+            state.giving_up = state.giving_up or trio.Event()
+
+    def recall_ended(self, recall: metadata_pb2.Recall) -> None:
+        """As SessionOwner."""
+        if not recall.write_lease:
+            return
+        inode = recall.inode
+        self._recalls_ended += 1
+        self._recall_ends[inode] = self._recalls_ended
+        self._recall_ends.move_to_end(inode)
+        if len(self._recall_ends) > REMEMBERED_CHANGES:
+            self._recall_ends.popitem(last=False)
+        event = self._giving_up.pop(inode, None)
+        if event is not None:
+            event.set()
+        state = self._states.get(inode)
+        if state is not None:
+            state.recalls = max(0, state.recalls - 1)
+            state.lease_given_up()
+            self._let_go_if_unused(state)
 
     def on_lapse(self) -> None:
         """As SessionOwner: no lease can be trusted; pages of open files must be read again."""

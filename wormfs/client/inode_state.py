@@ -40,6 +40,7 @@ class InodeState:
         "dirty",
         "extents",
         "fresh",
+        "giving_up",
         "inode",
         "lapsed_change",
         "lock",
@@ -49,6 +50,7 @@ class InodeState:
         "pages",
         "readers",
         "readers_gone",
+        "recalls",
         "size_bytes",
         "storing",
         "stripes",
@@ -72,6 +74,10 @@ class InodeState:
         self.version = 0
         self.map_version = 0
         self.lock = trio.Lock()
+        self.recalls = 0  # of the write lease, whose end the master was not told yet
+        self.giving_up: trio.Event | None = (
+            None  # the write lease is given back, the master does not know yet
+        )
         self.open_count = 0
         self.readers: defaultdict[int, int] = defaultdict(int)  # reads under way by map_version
         self.readers_gone = trio.Event()
@@ -173,6 +179,21 @@ class InodeState:
         pieces = self.extents.get(index)
         if pieces:
             lay_spans(((p.start_bytes, memoryview(p.data)) for p in pieces), out, out_start_bytes)
+
+    async def lock_for_writing(self) -> None:
+        """Take `lock`, once no write lease is on its way back: one asked for now would be lost with it."""
+        while True:
+            await self.lock.acquire()
+            if self.giving_up is None:
+                return
+            self.lock.release()
+            await self.giving_up.wait()
+
+    def lease_given_up(self) -> None:
+        """The master took the write lease back."""
+        if self.giving_up is not None:
+            self.giving_up.set()
+            self.giving_up = None
 
     # --- reads under way ---------------------------------------------------------------------
 

@@ -53,6 +53,9 @@ class SessionOwner(Protocol):
     async def finish_recall(self, recall: metadata_pb2.Recall) -> None:
         """Write back and drop what the lease covered; the master is told when this returns."""
 
+    def recall_ended(self, recall: metadata_pb2.Recall) -> None:
+        """The master knows that the recall is done (or the session is lost)."""
+
     def open_inodes(self) -> list[int]:
         """Inodes held open, one entry for each open."""
 
@@ -263,6 +266,8 @@ class Session:
             )
         except WormError as error:
             log.warning("recall of inode %d was not answered: %s", recall.inode, error.message)
+        finally:
+            self._owner.recall_ended(recall)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Open the session, then keep its lease alive until cancelled."""
