@@ -395,7 +395,9 @@ class FileSystem:
             state.giving_up = self._giving_up.get(inode)
         state.open_count += 1
         self._adopt_map(state, reply)
-        recalled = state.recalls or state.giving_up or self._recall_ends.get(inode, 0) > recalls_ended
+        recalled = (
+            state.recalls or state.giving_up is not None or self._recall_ends.get(inode, 0) > recalls_ended
+        )
         if reply.message.write_lease and state.fresh and not recalled:
             state.write_lease = True
         return Handle(state, flags, keep_cache=keep_cache)
@@ -666,17 +668,20 @@ class FileSystem:
             await self._kernel.invalidate_inode(recall.inode, recall.data)
 
     async def _give_up_write_lease(self, state: InodeState) -> None:
+        """Commit under the lease's last moments. Until the master knows, none may be asked for anew."""
         async with state.lock:
-            if not state.write_lease:
-                return
-            try:
-                await self._writer.flush(state)
-            except WormError as error:
-                log.error("inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error)
-                state.lapsed_change = state.attributes.change
+            if state.write_lease:
+                try:
+                    await self._writer.flush(state)
+                except WormError as error:
+                    log.error(
+                        "inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error
+                    )
+                    state.lapsed_change = state.attributes.change
             state.write_lease = False
             state.fresh = False
-            state.giving_up = state.giving_up or trio.Event()
+            if state.giving_up is None:
+                state.giving_up = trio.Event()
 
     def recall_ended(self, recall: metadata_pb2.Recall) -> None:
         """As SessionOwner."""
