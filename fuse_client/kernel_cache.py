@@ -23,6 +23,7 @@ from fuse_client.notify import KernelNotifier
 
 _log = logging.getLogger(__name__)
 _LOCKED_WAIT_S = 0.1
+_HELD_PAGES_WAIT_S = 0.005  # a request of ours locks them: it may end soon, or wait for this very recall
 _PAGES_WAIT_S = 2.0  # nothing of ours locks the pages: they may have to be written back first
 _THREADS = 64
 # An answer that made the kernel know an inode may still be on its way through the kernel.
@@ -53,9 +54,8 @@ class MountKernelCache:
         if notifier is None or inode not in tables.lookups:
             return
         notify = partial(notifier.invalidate_inode, inode, data=data)
-        wait_s = _LOCKED_WAIT_S if inode in tables.pages else _PAGES_WAIT_S
         for _ in range(_UNKNOWN_RETRIES):
-            if await self._wait(notify, wait_s) is not False:
+            if await self._wait(notify, _PAGES_WAIT_S, inode) is not False:
                 return
             await trio.sleep(_UNKNOWN_PAUSE_S)
 
@@ -81,13 +81,26 @@ class MountKernelCache:
             _log.exception("the kernel refused to drop cached names")
             return False
 
-    async def _wait(self, notify: Callable[[], bool], wait_s: float) -> bool | None:
-        """Run in a thread; its result, or None when it went on without us or failed."""
-        with trio.move_on_after(wait_s):
+    async def _wait(self, notify: Callable[[], bool], wait_s: float, inode: int = 0) -> bool | None:
+        """Run in a thread; its result, or None when it went on without us.
+
+        With `inode`, it goes on without us soon after a request of ours locks pages of that inode.
+        """
+        result: bool | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + wait_s
+            if inode:
+                nursery.start_soon(self._hurry_when_held, inode, nursery.cancel_scope)
             try:
-                return await trio.to_thread.run_sync(notify, abandon_on_cancel=True, limiter=self._threads)
+                result = await trio.to_thread.run_sync(notify, abandon_on_cancel=True, limiter=self._threads)
             except OSError:
                 _log.exception("the kernel refused an invalidation")
-                return True
-        _log.info("an invalidation waits for a lock of the kernel; it goes on without us")
-        return None
+                result = True
+            nursery.cancel_scope.cancel()
+        if result is None:
+            _log.debug("an invalidation waits for a lock of the kernel; it goes on without us")
+        return result
+
+    async def _hurry_when_held(self, inode: int, scope: trio.CancelScope) -> None:
+        await self._tables.pages.wait_held(inode)
+        scope.deadline = min(scope.deadline, trio.current_time() + _HELD_PAGES_WAIT_S)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import trio
+
 from wormfs.core.errors import BadHandleError
 from wormfs.core.limits import ROOT_INODE
 
@@ -154,25 +156,42 @@ class HeldInodes:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self._waiters: dict[int, trio.Event] = {}
 
     def __contains__(self, inode: int) -> bool:
         return inode in self._counts
 
     def hold(self, *inodes: int) -> "_Hold":
         """Hold them for the length of a `with` block."""
-        return _Hold(self._counts, inodes)
+        return _Hold(self._counts, self._waiters, inodes)
+
+    async def wait_held(self, inode: int) -> None:
+        """Wait until a request holds the inode."""
+        if inode in self._counts:
+            return
+        event = self._waiters.setdefault(inode, trio.Event())
+        try:
+            await event.wait()
+        finally:
+            if event.statistics().tasks_waiting == 0 and self._waiters.get(inode) is event:
+                del self._waiters[inode]
 
 
 class _Hold:
-    __slots__ = ("_counts", "_inodes")
+    __slots__ = ("_counts", "_inodes", "_waiters")
 
-    def __init__(self, counts: dict[int, int], inodes: tuple[int, ...]) -> None:
+    def __init__(
+        self, counts: dict[int, int], waiters: dict[int, trio.Event], inodes: tuple[int, ...]
+    ) -> None:
         self._counts = counts
+        self._waiters = waiters
         self._inodes = inodes
 
     def __enter__(self) -> None:
         for inode in self._inodes:
             self._counts[inode] = self._counts.get(inode, 0) + 1
+            if inode in self._waiters:
+                self._waiters.pop(inode).set()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

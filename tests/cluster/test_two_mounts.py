@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from random import Random
 
@@ -96,6 +97,28 @@ def test_appends_from_both_mounts_all_arrive(two: tuple[Path, Path]) -> None:
         thread.join(timeout=120)
     lines = (two[0] / "log").read_text().splitlines()
     assert sorted(lines) == [f"{mark}{number:05d}" for mark in "ab" for number in range(lines_each)]
+
+
+def test_appends_through_fresh_opens_all_arrive_soon(two: tuple[Path, Path]) -> None:
+    opens_each = 100
+
+    def append(mount: Path, mark: str) -> None:
+        for number in range(opens_each):
+            with (mount / "fresh-log").open("a") as file:
+                file.write(f"{mark}{number:05d}\n")
+
+    threads = [
+        threading.Thread(target=append, args=(mount, mark)) for mount, mark in zip(two, "ab", strict=True)
+    ]
+    begun_s = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    # A hand-over that waits for a lock of the kernel would cost 0.1 to 2 s, not milliseconds.
+    assert time.monotonic() - begun_s < 2 * opens_each * 0.05
+    lines = (two[0] / "fresh-log").read_text().splitlines()
+    assert sorted(lines) == [f"{mark}{number:05d}" for mark in "ab" for number in range(opens_each)]
 
 
 def test_exclusive_create_has_one_winner(two: tuple[Path, Path]) -> None:
