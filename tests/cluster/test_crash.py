@@ -99,10 +99,8 @@ def one_round(cluster: Cluster, mount: Path, random: Random, number: int, ledger
         cluster.stop(victim, kill=True)
     time.sleep(random.uniform(0.0, 0.3))
     worker.kill()
-    assert worker.stdout is not None
-    lines = worker.stdout.read().splitlines()
-    worker.wait(timeout=60)
-    ledger.take(lines)
+    report, _ = worker.communicate(timeout=60)
+    ledger.take(report.splitlines())
     if victim:
         cluster.start(victim)
     cluster.remount(mount)

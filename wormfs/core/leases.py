@@ -5,6 +5,7 @@ What is kept, and only here (never in the log; sessions themselves persist):
 - a *session* ends `lease_s` after its last renewal, or when it leaves a recall unanswered for
   `recall_limit_s`;
 - *read leases*: the inodes whose attributes, entries or content a session may serve from a cache;
+  they lapse by themselves (read_leases.py), so memory is bounded by what was told in a lease's time;
 - *write leases*: at most one session per inode may buffer changes of it;
 - *open counts* per session and inode: an orphan is freed only when nobody holds it open;
 - *recalls* pushed and not yet answered.
@@ -20,6 +21,8 @@ from its cache what the master no longer knows of.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from wormfs.core.read_leases import ReadLeases
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Session:
     number: int
     expires_s: float
     resumed: bool  # false: known from before a restart and not heard of yet
-    reads: set[int] = field(default_factory=set)
+    reads: ReadLeases = field(default_factory=ReadLeases)
     writes: set[int] = field(default_factory=set)
     opens: dict[int, int] = field(default_factory=dict)
     recalls: dict[int, Recall] = field(default_factory=dict)
@@ -130,20 +133,26 @@ class LeaseTable:
                 if self.writers.setdefault(inode, number) == number:
                     session.writes.add(inode)
         # The client knows best what it holds open: closes may have been lost with the connection.
+        before = list(session.opens)
         session.opens.clear()
         for inode in opens:
             self.opened(number, inode)
+        for inode in before:
+            if inode not in session.opens:
+                session.reads.closed(inode)
         return tuple(sorted(session.writes))
 
     def renew(self, number: int, now_s: float, forgotten: Iterable[int] = ()) -> bool:
-        """Prolong a session and take back what it forgot; False: unknown, or not resumed yet."""
+        """Prolong a session and take back what it forgot; False: unknown, or not resumed yet.
+
+        Read leases are left to lapse: it may have been told of the inode again since it forgot it.
+        """
         session = self.sessions.get(number)
         if session is None or not session.resumed:
             return False
         session.expires_s = now_s + self.lease_s
         for inode in forgotten:
-            session.reads.discard(inode)
-            if inode in session.writes and inode not in session.opens:
+            if inode not in session.opens:
                 self._drop_write(session, inode)
         return True
 
@@ -174,15 +183,24 @@ class LeaseTable:
         for session in self.sessions.values():
             session.expires_s += pause_s
 
+    def age(self, now_s: float) -> None:
+        """Drop read leases that have lapsed; to be called several times in a lease's length."""
+        for session in self.sessions.values():
+            session.reads.age(now_s, self.lease_s)
+
     # Opens
 
     def opened(self, number: int, inode: int) -> None:
         """Count one more open of `inode` by the session."""
-        opens = self.sessions[number].opens
-        opens[inode] = opens.get(inode, 0) + 1
+        session = self.sessions[number]
+        session.opens[inode] = session.opens.get(inode, 0) + 1
+        session.reads.opened(inode)
 
     def closed(self, number: int, inodes: Iterable[int]) -> None:
-        """Count opens that ended, one for each occurrence in `inodes`."""
+        """Count opens that ended, one for each occurrence in `inodes`.
+
+        The last one ends the write lease too: nothing is buffered of a closed file.
+        """
         session = self.sessions.get(number)
         if session is None:
             return
@@ -190,8 +208,10 @@ class LeaseTable:
             count = session.opens.get(inode, 0)
             if count > 1:
                 session.opens[inode] = count - 1
-            else:
-                session.opens.pop(inode, None)
+            elif count:
+                del session.opens[inode]
+                session.reads.closed(inode)
+                self._drop_write(session, inode)
 
     def is_open(self, inode: int) -> bool:
         """Whether any session holds the inode open."""
@@ -201,7 +221,14 @@ class LeaseTable:
 
     def read(self, number: int, inodes: Iterable[int]) -> None:
         """The session is about to be told of these inodes: it holds their read leases."""
-        self.sessions[number].reads.update(inodes)
+        session = self.sessions[number]
+        session.reads.grant(inodes, session.opens)
+
+    def read_again(self, number: int, inodes: Iterable[int]) -> None:
+        """What it was about to be told leaves only now: the leases it still holds begin anew."""
+        session = self.sessions.get(number)
+        if session is not None:
+            session.reads.grant([inode for inode in inodes if inode in session.reads], session.opens)
 
     def foreign_writer(self, number: int, inode: int) -> int:
         """Another session that holds the write lease of `inode`; 0 for none."""
@@ -265,13 +292,13 @@ class LeaseTable:
         """Recalls to push to the other readers of `inode` after a change by session `number`.
 
         A recall of everything (attributes and data) ends the read lease as it is pushed: what the
-        session is told later counts anew. After any other the session keeps it: its kernel may still
-        cache other names of the directory, or the file's pages.
+        session is told later counts anew. After any other the session keeps it until it lapses: its
+        kernel may still cache other names of the directory, or the file's pages.
         """
         recalls = []
         for reader in self.other_readers(number, inode):
             if attributes and data:
-                self.sessions[reader].reads.discard(inode)
+                self.sessions[reader].reads.end(inode)
             recalls.append(
                 self._recall(
                     reader,
@@ -295,9 +322,9 @@ class LeaseTable:
             session = self.sessions[number]
             self._drop_write(session, recall.inode)
             if recall.data:
-                session.reads.discard(recall.inode)
+                session.reads.end(recall.inode)
             else:
-                session.reads.add(recall.inode)  # clean now, but still cached there
+                session.reads.grant((recall.inode,), session.opens)  # clean now, but still cached there
         return recall
 
     def is_recalled(self, number: int, inode: int) -> bool:
@@ -358,6 +385,8 @@ class LeaseTable:
             session.recalls.pop(recall.recall_id, None)
 
     def _drop_write(self, session: Session, inode: int) -> None:
+        """End a write lease; what the session caches of the inode stays."""
         if inode in session.writes:
             session.writes.discard(inode)
             del self.writers[inode]
+            session.reads.grant((inode,), session.opens)

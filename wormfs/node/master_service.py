@@ -200,6 +200,7 @@ class MasterService:
                 if now_s - last_s > 4 * TICK_S:
                     self.leases.prolong(now_s - last_s)
                 last_s = now_s
+                self.leases.age(now_s)
                 if self.leases.settle(now_s):
                     self._grace_moved()
                 for session in self.leases.expired(now_s):
@@ -223,6 +224,7 @@ class MasterService:
             reply, owed = perform(rule, session, request, exclusive)
             if owed:
                 await self._wait_answered(owed)
+                leases.read_again(session, rule.told(request, reply))
             return reply
 
         return handle
@@ -341,6 +343,7 @@ class MasterService:
             reply, still_owed = self._perform(rule, session, request, exclusive)
         if still_owed:
             await self._wait_answered(still_owed)
+            self.leases.read_again(session, rule.told(request, reply))
         return reply
 
     async def _queue(self, session: int, inodes: set[int], stack: AsyncExitStack) -> set[int]:

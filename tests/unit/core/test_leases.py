@@ -134,19 +134,101 @@ def test_resuming_keeps_leases_claimed_and_unanswered_recalls() -> None:
     assert over is not None
     assert table.resume(1, 1.0, opens=[10], writes=[10]) == (10,)
     assert list(table.recalls.values()) == [*lost, kept]
-    assert table.sessions[1].reads == {5, 6}
+    assert 5 in table.sessions[1].reads
+    assert 6 in table.sessions[1].reads
     assert table.writers == {10: 1}
 
 
-def test_forgetting_gives_back_leases_of_inodes_not_open() -> None:
+def test_forgetting_gives_back_write_leases_of_inodes_not_open() -> None:
     table = table_of(1, 2)
     table.read(1, [5])
     table.grant_write(1, 10)
     table.grant_write(1, 11)
     table.opened(1, 11)
     table.renew(1, 1.0, [5, 10, 11])
-    assert table.other_readers(2, 5) == []
+    assert table.other_readers(2, 5) == [1]  # it may have been told of it again: that lapses by itself
+    assert table.other_readers(2, 10) == [1]
     assert table.writers == {11: 1}
+
+
+def aged(table: LeaseTable, start_s: float, end_s: float) -> None:
+    """The master's ticks."""
+    for step in range(int((end_s - start_s) / 0.25) + 1):
+        table.age(start_s + step * 0.25)
+
+
+def test_a_read_lease_lapses_a_lease_after_its_last_grant() -> None:
+    table = table_of(1, 2)
+    table.read(1, range(1000))
+    aged(table, 0.0, 4.0)
+    table.read(1, [7])
+    aged(table, 4.0, 5.75)
+    assert table.other_readers(2, 8) == [1]
+    aged(table, 6.0, 8.0)
+    assert table.other_readers(2, 8) == []
+    assert table.recall_readers(2, 8, 8.0, attributes=True) == []
+    assert table.other_readers(2, 7) == [1]
+    aged(table, 8.0, 12.5)
+    assert len(table.sessions[1].reads) == 0  # memory is given back
+
+
+def test_the_read_lease_of_an_open_inode_ages_from_its_close() -> None:
+    table = table_of(1, 2)
+    table.read(1, [7])
+    table.opened(1, 7)
+    table.opened(1, 7)
+    aged(table, 0.0, 100.0)
+    table.closed(1, [7])
+    aged(table, 100.0, 200.0)
+    assert table.other_readers(2, 7) == [1]
+    table.closed(1, [7])
+    aged(table, 200.0, 205.75)
+    assert table.other_readers(2, 7) == [1]
+    aged(table, 206.0, 208.0)
+    assert table.other_readers(2, 7) == []
+
+
+def test_an_open_inode_recalled_whole_is_read_again_only_when_told() -> None:
+    table = table_of(1, 2)
+    table.read(1, [7])
+    table.opened(1, 7)
+    table.recall_readers(2, 7, 0.0, attributes=True, data=True)
+    assert table.other_readers(2, 7) == []
+    table.read(1, [7])
+    aged(table, 0.0, 100.0)
+    assert table.other_readers(2, 7) == [1]
+
+
+def test_opens_lost_with_a_connection_age_too() -> None:
+    table = table_of(1, 2)
+    table.read(1, [7])
+    table.opened(1, 7)
+    table.resume(1, 50.0, opens=[], writes=[])
+    aged(table, 50.0, 55.75)
+    assert table.other_readers(2, 7) == [1]
+    aged(table, 56.0, 58.0)
+    assert table.other_readers(2, 7) == []
+
+
+def test_closing_ends_the_write_lease_and_leaves_a_reader() -> None:
+    table = table_of(1, 2)
+    table.read(1, [7])
+    table.opened(1, 7)
+    table.grant_write(1, 7)
+    table.closed(1, [7])
+    assert table.writers == {}
+    assert table.other_readers(2, 7) == [1]
+
+
+def test_a_reply_held_back_begins_its_leases_when_it_leaves() -> None:
+    table = table_of(1, 2)
+    table.read(1, [7, 8])
+    table.recall_readers(2, 8, 0.0, attributes=True, data=True)
+    aged(table, 0.0, 5.0)
+    table.read_again(1, [7, 8])
+    aged(table, 5.25, 10.75)
+    assert table.other_readers(2, 7) == [1]
+    assert table.other_readers(2, 8) == []
 
 
 INODES = st.integers(1, 3)
@@ -162,6 +244,15 @@ class Leases(RuleBasedStateMachine):
         self.now = 0.0
         self.versions = {1: 0, 2: 0, 3: 0}
         self.caches: dict[int, dict[int, int]] = {}
+        self.until: dict[tuple[int, int], float] = {}  # (session, inode) -> its kernel's timeout
+
+    def told(self, session: int, inode: int) -> None:
+        """Its kernel keeps it for a lease's length, its open files until they are closed."""
+        self.caches[session][inode] = self.versions[inode]
+        self.until[session, inode] = self.now + LEASE_S
+
+    def is_open(self, session: int, inode: int) -> bool:
+        return inode in self.table.sessions[session].opens
 
     @rule(session=SESSIONS)
     def open(self, session: int) -> None:
@@ -177,7 +268,7 @@ class Leases(RuleBasedStateMachine):
             self.table.recall_writer(inode, self.now, (session, 1))
             return
         self.table.read(session, [inode])
-        self.caches[session][inode] = self.versions[inode]
+        self.told(session, inode)
 
     @rule(session=SESSIONS, inode=INODES, whole=st.booleans())
     def change(self, session: int, inode: int, whole: bool) -> None:
@@ -186,7 +277,7 @@ class Leases(RuleBasedStateMachine):
         self.versions[inode] += 1
         self.table.recall_readers(session, inode, self.now, attributes=True, data=whole)
         self.table.read(session, [inode])
-        self.caches[session][inode] = self.versions[inode]
+        self.told(session, inode)
         if not self.table.owed_to(session, [inode]):  # the reply goes out: nobody may hold old state
             for other, cache in self.caches.items():
                 assert other == session or cache.get(inode, self.versions[inode]) == self.versions[inode]
@@ -207,7 +298,7 @@ class Leases(RuleBasedStateMachine):
             recall = list(self.table.recalls.values())[pick % len(self.table.recalls)]
             if recall.write_lease:
                 self.versions[recall.inode] += 1  # it commits what it buffered
-                self.caches[recall.session][recall.inode] = self.versions[recall.inode]
+                self.told(recall.session, recall.inode)
             else:
                 self.caches[recall.session].pop(recall.inode, None)
             assert self.table.answered(recall.session, recall.recall_id) == recall
@@ -215,15 +306,35 @@ class Leases(RuleBasedStateMachine):
     @rule(session=SESSIONS)
     def resume(self, session: int) -> None:
         if session in self.table.sessions:
-            self.caches[session].clear()
             writes = self.table.sessions[session].writes
-            self.table.resume(session, self.now, opens=[], writes=tuple(writes))
+            opens = self.table.sessions[session].opens
+            self.table.resume(session, self.now, opens=[*opens], writes=tuple(writes))
+
+    @rule(session=SESSIONS, inode=INODES)
+    def open_file(self, session: int, inode: int) -> None:
+        if session in self.table.sessions and not self.table.foreign_writer(session, inode):
+            self.table.read(session, [inode])
+            self.told(session, inode)
+            self.table.opened(session, inode)
+
+    @rule(session=SESSIONS, inode=INODES)
+    def close_file(self, session: int, inode: int) -> None:
+        if session in self.table.sessions and self.is_open(session, inode):
+            if inode in self.caches[session]:  # attributes served from the open file until now
+                self.until[session, inode] = self.now + LEASE_S
+            self.table.closed(session, [inode])
 
     @rule(elapsed=st.sampled_from([0.5, 3.0, 7.0]), renewed=st.sets(SESSIONS))
     def tick(self, elapsed: float, renewed: set[int]) -> None:
         for session in renewed:
             self.table.renew(session, self.now)
-        self.now += elapsed
+        for _ in range(int(elapsed / 0.5)):
+            self.now += 0.5
+            self.table.age(self.now)
+        for session, cache in self.caches.items():
+            for inode in list(cache):
+                if self.until[session, inode] <= self.now and not self.is_open(session, inode):
+                    del cache[inode]
         for session in self.table.expired(self.now):
             self.table.end_session(session)
             del self.caches[session]
