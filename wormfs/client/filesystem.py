@@ -624,8 +624,7 @@ class FileSystem:
         await self.session.query(methods.METADATA_SYNC, request)
 
     def forget(self, inodes: Sequence[int]) -> None:
-        """The kernel dropped these inodes: give their leases back."""
-        self.session.forget([inode for inode in inodes if inode not in self._states])
+        """The kernel dropped these inodes. Their read leases lapse by themselves."""
         for inode in inodes:
             self._page_changes.pop(inode, None)
 

@@ -7,7 +7,6 @@ master answers from memory if it had been done.
 
 import logging
 import random
-from collections import deque
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -41,7 +40,6 @@ LEASE_MARGIN_S = 1.0
 """The client stops trusting its leases this long before the master may give them away."""
 TRY_S = 10.0
 """One attempt at a call; a recall or a restarted master may hold an answer back for a lease's length."""
-FORGET_BATCH = 10_000
 
 
 class SessionOwner(Protocol):
@@ -99,7 +97,6 @@ class Session:
         self._linking = trio.Lock()
         self._operation = 0
         self._outstanding: dict[int, None] = {}
-        self._forgotten: deque[int] = deque()
         self.cluster_id = ""
 
     @property
@@ -122,10 +119,6 @@ class Session:
     def _link_pushes(self) -> int:
         link = self._link
         return link.connection.pushes_seen if link is not None else -1
-
-    def forget(self, inodes: list[int]) -> None:
-        """Give read leases back with the next renewal."""
-        self._forgotten.extend(inodes)
 
     # --- calls -------------------------------------------------------------------------
 
@@ -290,8 +283,7 @@ class Session:
             with trio.move_on_after(self._lease_s / 3):
                 await self._relink(trio.current_time() + self._lease_s / 3)
             return
-        forgotten = [self._forgotten.popleft() for _ in range(min(FORGET_BATCH, len(self._forgotten)))]
-        request = metadata_pb2.RenewSessionRequest(session_id=self._session_id, forgotten=forgotten)
+        request = metadata_pb2.RenewSessionRequest(session_id=self._session_id)
         try:
             reply = await link.connection.call(METADATA_RENEW_SESSION, request, timeout_s=self._lease_s / 3)
         except UnavailableError:
