@@ -1,14 +1,23 @@
 """`wormfs`: one command line for users and administrators. Parsing and exit codes only."""
 
-import argparse
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
 
-from wormfs.cli import dev, fsck, locate, mount, names, status, transfer
-from wormfs.cli.parsing import Parser
-from wormfs.core.errors import WormError
+try:  # Ctrl-C may come before main() is there to answer it
+    import argparse
+    import logging
+    import os
+    import signal
+    from collections.abc import Iterator, Sequence
+    from contextlib import contextmanager
+    from importlib import metadata
+    from types import FrameType
+    from typing import NoReturn
+
+    from wormfs.cli import dev, fsck, locate, mount, names, status, transfer
+    from wormfs.cli.parsing import Parser
+    from wormfs.core.errors import WormError
+except KeyboardInterrupt:
+    sys.exit(130)
 
 _DESCRIPTION = "WormFS: a distributed, erasure-coded file system."
 _EPILOG = """\
@@ -29,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"wormfs {metadata.version('wormfs')}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     mount.add_parsers(subparsers)
     transfer.add_parsers(subparsers)
@@ -43,14 +53,48 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Every failure is one line on standard error, never a traceback."""
     try:
-        try:
-            parsed = build_parser().parse_args(arguments)
-            code: int = parsed.run(parsed)
-        finally:
-            sys.stdout.flush()  # here, where a reader that went away is no traceback
+        with _process_set_up():
+            try:
+                parsed = build_parser().parse_args(arguments)
+                code: int = parsed.run(parsed)
+            finally:
+                sys.stdout.flush()  # here, where a reader that went away is no traceback
     except BaseException as error:  # the last line of defence: what it was, in one line
         return _report(error)
     return code
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM or SIGHUP: leave as with Ctrl-C, so that nothing half-done stays behind."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError(number)
+
+
+@contextmanager
+def _process_set_up() -> Iterator[None]:
+    """Signals, logs and standard streams as a command line needs them."""
+    # One that is not at its default is as someone, such as nohup, wants it.
+    ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _terminated)
+    logging.getLogger().addHandler(logging.NullHandler())  # what matters comes as an error, in one line
+    # A closed standard descriptor would be given to the next file or socket that is opened.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process's life
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _report(error: BaseException) -> int:
@@ -58,6 +102,9 @@ def _report(error: BaseException) -> int:
     leaves = list(_leaves(error))
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return _fail(["interrupted"], 128 + signal.SIGINT)
+    for leaf in leaves:
+        if isinstance(leaf, _TerminatedError):
+            return _fail([f"ended by {signal.Signals(leaf.number).name}"], 128 + leaf.number)
     if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
         _silence_stdout()
         return 128 + signal.SIGPIPE

@@ -23,6 +23,7 @@ from wormfs.core.errors import (
     NotFoundError,
     WormError,
 )
+from wormfs.core.limits import ROOT_INODE
 from wormfs.rpc.v1 import types_pb2
 
 
@@ -41,7 +42,12 @@ def add_parsers(subparsers: Subparsers) -> None:
     )
     put.add_argument("source", nargs="+", metavar="LOCAL", help="local files; - is standard input")
     put.add_argument("target", metavar="PATH", help="a path in the cluster, or a directory there")
-    put.add_argument("-r", "--recursive", action="store_true", help="whole directories")
+    put.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="whole directories, with modes and times; as root with owners",
+    )
     add_cluster_options(put)
     get = command(
         subparsers,
@@ -52,7 +58,12 @@ def add_parsers(subparsers: Subparsers) -> None:
     )
     get.add_argument("source", nargs="+", metavar="PATH", help="paths in the cluster")
     get.add_argument("target", metavar="LOCAL", help="a local path or directory; - is standard output")
-    get.add_argument("-r", "--recursive", action="store_true", help="whole directories")
+    get.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="whole directories, with modes and times; as root with owners",
+    )
     add_cluster_options(get)
 
 
@@ -86,40 +97,57 @@ class _Putter:
     def put(self, source: str, parent: int, name: bytes) -> None:
         """Copy one argument, symlinks in it followed."""
         if source == "-":
+            if sys.stdin is None:
+                raise InvalidError("standard input is closed: there is nothing to put")
             self._put_stream(sys.stdin.buffer, 0o666 & ~_umask(), parent, name)
             return
         found = os.stat(source)
         if stat.S_ISDIR(found.st_mode):
             if not self.recursive:
                 raise IsADirectoryWormError(f"{source} is a directory; copy it with -r")
-            self._put_directory(Path(source), found.st_mode, parent, name)
+            self._put_directory(Path(source), found, parent, name)
         else:
             self._put_file(Path(source), found, parent, name)
 
-    def _put_directory(self, source: Path, mode: int, parent: int, name: bytes) -> None:
+    def _put_directory(self, source: Path, found: os.stat_result, parent: int, name: bytes) -> None:
         """Everything below a directory; what is there already is merged with, as cp -r does."""
         made = self.tree.lookup(parent, name)
         if made is None:
-            made = self.tree.make_directory(parent, name, stat.S_IMODE(mode))
+            made = self.tree.make_directory(parent, name, stat.S_IMODE(found.st_mode))
         elif not is_directory(made):
             raise NotDirectoryError(f"{os.fsdecode(name)}: is there already and no directory")
         for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
             path, entry_name = Path(entry.path), os.fsencode(entry.name)
+            entry_found = entry.stat(follow_symlinks=False)
             if entry.is_symlink():
-                self._put_symlink(path, made.inode, entry_name)
+                self._put_symlink(path, entry_found, made.inode, entry_name)
             elif entry.is_dir(follow_symlinks=False):
-                self._put_directory(path, entry.stat(follow_symlinks=False).st_mode, made.inode, entry_name)
+                self._put_directory(path, entry_found, made.inode, entry_name)
             elif entry.is_file(follow_symlinks=False):
-                self._put_file(path, entry.stat(follow_symlinks=False), made.inode, entry_name)
+                self._put_file(path, entry_found, made.inode, entry_name)
             else:
                 print(f"wormfs: {path}: left out: no file, directory or symlink", file=sys.stderr)
+        if made.inode != ROOT_INODE:
+            self._keep_attributes(made.inode, found)
 
-    def _put_symlink(self, source: Path, parent: int, name: bytes) -> None:
+    def _keep_attributes(self, inode: int, found: os.stat_result) -> None:
+        """With -r: modes and times as they were, owners too when we are root."""
+        if self.recursive:
+            self.tree.set_attributes(
+                inode,
+                mode=None if stat.S_ISLNK(found.st_mode) else stat.S_IMODE(found.st_mode),
+                owner=(found.st_uid, found.st_gid) if os.getuid() == 0 else None,
+                mtime_ns=found.st_mtime_ns,
+            )
+
+    def _put_symlink(self, source: Path, found: os.stat_result, parent: int, name: bytes) -> None:
+        target = os.readlink(os.fsencode(source))
         try:
-            self.tree.make_symlink(parent, name, os.readlink(os.fsencode(source)))
+            made = self.tree.make_symlink(parent, name, target)
         except ExistsError:
             self.tree.unlink(parent, name)
-            self.tree.make_symlink(parent, name, os.readlink(os.fsencode(source)))
+            made = self.tree.make_symlink(parent, name, target)
+        self._keep_attributes(made.inode, found)
 
     def _put_file(self, source: Path, found: os.stat_result, parent: int, name: bytes) -> None:
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISFIFO(found.st_mode):
@@ -127,9 +155,16 @@ class _Putter:
         self.progress.describe(source.name)
         self.progress.grow(found.st_size)
         with source.open("rb", buffering=0) as stream:
-            self._put_stream(stream, stat.S_IMODE(found.st_mode) & 0o777, parent, name)
+            self._put_stream(stream, stat.S_IMODE(found.st_mode) & 0o777, parent, name, found)
 
-    def _put_stream(self, stream: BinaryIO, mode: int, parent: int, name: bytes) -> None:
+    def _put_stream(
+        self,
+        stream: BinaryIO,
+        mode: int,
+        parent: int,
+        name: bytes,
+        found: os.stat_result | None = None,
+    ) -> None:
         """Write beside the target, make it durable, then rename: nobody sees a part of it."""
         existing = self.tree.lookup(parent, name)
         if existing is not None:
@@ -138,7 +173,9 @@ class _Putter:
             mode = stat.S_IMODE(existing.mode)
         temporary = b".wormfs-put-" + secrets.token_hex(8).encode()
         try:
-            self.tree.write_file(parent, temporary, mode, self._pieces(stream))
+            made = self.tree.write_file(parent, temporary, mode, self._pieces(stream))
+            if found is not None:
+                self._keep_attributes(made.inode, found)
             self.tree.rename(parent, temporary, parent, name, replace=True)
         except BaseException:
             self._discard(parent, temporary)
@@ -205,6 +242,8 @@ class _Getter:
             raise InvalidError(f"{source}: no regular file")
 
     def _get_directory(self, attributes: types_pb2.Attributes, target: Path) -> None:
+        if target.exists() and not target.is_dir():
+            raise NotDirectoryError(f"{target}: is there already and no directory")
         target.mkdir(exist_ok=True)
         for entry in self.tree.entries(attributes.inode):
             path = target / os.fsdecode(entry.name)
@@ -215,9 +254,21 @@ class _Getter:
             elif stat.S_ISLNK(entry.mode):
                 path.unlink(missing_ok=True)
                 path.symlink_to(os.fsdecode(self.tree.read_link(entry.inode)))
+                self._keep_attributes(path, entry.attributes)
             else:
                 print(f"wormfs: {path}: left out: no file, directory or symlink", file=sys.stderr)
-        target.chmod(stat.S_IMODE(attributes.mode))
+        self._keep_attributes(target, attributes)
+
+    def _keep_attributes(self, path: Path, attributes: types_pb2.Attributes) -> None:
+        """With -r: modes and times as they were, owners and set-id bits too when we are root."""
+        if not self.recursive:
+            return
+        root = os.getuid() == 0
+        if root:
+            os.chown(path, attributes.uid, attributes.gid, follow_symlinks=False)
+        if not stat.S_ISLNK(attributes.mode):  # a chown takes set-id bits away, so after it
+            path.chmod(stat.S_IMODE(attributes.mode) & (0o7777 if root else 0o777))
+        os.utime(path, ns=(attributes.atime_ns, attributes.mtime_ns), follow_symlinks=False)
 
     def _get_file(self, attributes: types_pb2.Attributes, target: Path) -> None:
         """Write beside the target, then rename: nobody sees a part of it."""
@@ -231,9 +282,14 @@ class _Getter:
             return
         temporary = target.with_name(f".wormfs-get-{secrets.token_hex(8)}")
         try:
-            with temporary.open("xb", buffering=0) as stream:
+            stream = temporary.open("xb", buffering=0)
+        except OSError as error:  # the name that was asked for, not one nobody knows
+            raise OSError(error.errno, error.strerror, str(target)) from None
+        try:
+            with stream:
                 self._copy(attributes, stream)
             temporary.chmod(stat.S_IMODE(attributes.mode) & 0o777)
+            self._keep_attributes(temporary, attributes)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)

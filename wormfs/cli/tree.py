@@ -138,6 +138,20 @@ class Tree:
         )
         return self.gateway.call(methods.FILESYSTEM_MAKE_NODE, request).attributes
 
+    def set_attributes(
+        self,
+        inode: int,
+        *,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
+        """Change permission bits, (uid, gid) and modification time, those given."""
+        request = filesystem_pb2.SetAttrRequest(inode=inode, mode=mode, mtime_ns=mtime_ns)
+        if owner is not None:
+            request.uid, request.gid = owner
+        self.gateway.call(methods.FILESYSTEM_SET_ATTR, request)
+
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, replace: bool) -> None:
         """Move an entry. Raises ExistsError when not to replace and the new name is taken."""
         request = filesystem_pb2.RenameRequest(
