@@ -13,6 +13,8 @@ class ClientOptions:
     """One chunk's read; past it the chunk counts as missing for this read."""
     chunk_write_s: float = 8.0
     """One chunk's write; past it the stripe is placed anew without that disk."""
+    straggler_s: float = 2.0
+    """Once k+1 chunks of a stripe are durable, the others have this long before it is placed anew."""
     hedge_s: float = 0.3
     """A read still waiting for a chunk after this fetches parity as well."""
     connect_s: float = 2.0

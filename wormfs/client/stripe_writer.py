@@ -41,6 +41,8 @@ class _Ahead:
 
 @dataclass(slots=True)
 class _Failures:
+    waiting: set[int]  # chunks whose put has not ended
+    scope: trio.CancelScope | None = None
     disks: list[int] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     no_space: bool = False
@@ -146,10 +148,16 @@ class StripeWriter:
         chunks = [view[j * length : (j + 1) * length] for j in range(stripe.k)]
         chunks += [parity[j * length : (j + 1) * length] for j in range(stripe.m)]
         get_codec(stripe.codec, stripe.k, stripe.m).encode(chunks[: stripe.k], chunks[stripe.k :])
-        failures = _Failures()
+        failures = _Failures(waiting=set(range(len(chunks))))
         async with trio.open_nursery() as nursery:
+            failures.scope = nursery.cancel_scope
             for index, chunk in enumerate(chunks):
                 nursery.start_soon(self._put, inode, stripe, stripe_size_bytes, index, chunk, failures)
+        for index in failures.waiting:
+            disk = stripe.disks[index]
+            self._peers.peer_of_disk(disk).mark_suspect()
+            failures.disks.append(disk)
+            failures.messages.append(f"disk {disk}: {self._options.straggler_s:g} s behind the other disks")
         chunks.clear()
         parity.release()
         view.release()
@@ -182,6 +190,12 @@ class StripeWriter:
             peer = self._peers.peer_of_disk(disk)
             await peer.call(CHUNKS_PUT_CHUNK, request, timeout_s=self._options.chunk_write_s, data=[chunk])
         except WormError as error:
+            failures.waiting.discard(index)
             failures.disks.append(disk)
             failures.messages.append(f"disk {disk}: {error.message}")
             failures.no_space = failures.no_space or isinstance(error, NoSpaceError)
+        else:
+            failures.waiting.discard(index)
+            durable = stripe.k + stripe.m - len(failures.waiting) - len(failures.disks)
+            if durable == stripe.k + 1 and failures.scope is not None:
+                failures.scope.deadline = trio.current_time() + self._options.straggler_s

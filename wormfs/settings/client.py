@@ -24,6 +24,7 @@ class ClientSettings:
     deadline_s: float = setting(duration(1, 3600), default=30.0)
     chunk_read_s: float = setting(duration(0.1, 600), default=4.0)
     chunk_write_s: float = setting(duration(0.1, 600), default=8.0)
+    straggler_s: float = setting(duration(0.1, 600), default=2.0)
     hedge_s: float = setting(duration(0.001, 600), default=0.3)
     connect_s: float = setting(duration(0.1, 600), default=2.0)
     suspect_s: float = setting(duration(0.1, 600), default=5.0)
