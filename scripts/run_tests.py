@@ -12,6 +12,8 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,13 +31,22 @@ def main() -> int:
     folder = run_folder(token)
     leftovers = Leftovers(token, (folder,), namespaces())
     environment = os.environ | {TOKEN_VARIABLE: token}
-    child = subprocess.Popen([sys.executable, "-m", "pytest", *arguments.pytest], cwd=ROOT, env=environment)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _interrupted)
+    # A process group of its own: Ctrl-C reaches it through us, once, so that its teardown is not cut short.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *arguments.pytest], cwd=ROOT, env=environment, process_group=0
+    )
     code = _wait(child, arguments.limit)
     leftovers.sweep()
     shutil.rmtree(folder, ignore_errors=True)
     for line in leftovers.found:
         print(f"left behind: {line}", file=sys.stderr)
     return code or (1 if leftovers.found else 0)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _wait(child: "subprocess.Popen[bytes]", limit_s: float) -> int:
@@ -45,11 +56,12 @@ def _wait(child: "subprocess.Popen[bytes]", limit_s: float) -> int:
     except subprocess.TimeoutExpired:
         print(f"the tests still run after {limit_s:.0f} s: stopping them", file=sys.stderr)
     except KeyboardInterrupt:
+        print("interrupted: stopping the tests, which takes their clusters down", file=sys.stderr)
         limit_s = 0
     child.send_signal(signal.SIGINT)
     try:
         child.wait(60)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         child.kill()
         child.wait()
     return 124 if limit_s else 130

@@ -4,17 +4,22 @@ Each run has a token in its environment; all it starts inherits it, however deta
 PYTEST_CURRENT_TEST, which names the test at fault.
 """
 
-import contextlib
 import os
+import select
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 TOKEN_VARIABLE = "WORMFS_TEST_RUN"
 _NAMESPACES = Path("/run/netns")
+_ROUNDS = 5
+_EXEC_S = 0.5
+_KILL_S = 10.0
+_PF_KTHREAD = 0x00200000
 
 
 @dataclass(slots=True)
@@ -28,10 +33,13 @@ class Leftovers:
 
     def sweep(self) -> None:
         """Kill and unmount everything of this run, and note it in `found`."""
-        processes = list(_processes_with(self.token))
-        for pid, what in processes:
-            self.found.append(f"process {pid}: {what}")
-            _kill(pid)
+        for _ in range(_ROUNDS):  # what is killed may have started something since
+            processes = list(_processes_with(self.token))
+            for pid, what in processes:
+                self.found.append(f"process {pid}: {what}")
+                _kill(pid)
+            if not processes:
+                break
         for mount in mounts_under(self.folders):
             self.found.append(f"mount {mount}")
             subprocess.run(["umount", "--lazy", str(mount)], check=False, capture_output=True, timeout=20)
@@ -63,11 +71,12 @@ def mounts_under(folders: tuple[Path, ...]) -> list[Path]:
 def _processes_with(token: str) -> Iterator[tuple[int, str]]:
     wanted = f"{TOKEN_VARIABLE}={token}".encode()
     own = {os.getpid(), os.getppid()}
+    deadline = time.monotonic() + _EXEC_S
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) in own:
             continue
         try:
-            variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
+            variables = _environment(int(name), deadline).split(b"\0")
             command = Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ")
         except OSError:
             continue  # gone, or another user's: not ours
@@ -77,6 +86,31 @@ def _processes_with(token: str) -> Iterator[tuple[int, str]]:
         yield int(name), f"{os.fsdecode(command.strip())} (of {os.fsdecode(test.partition(b'=')[2])})"
 
 
+def _environment(pid: int, deadline: float) -> bytes:
+    """A process's variables. While it is in execve(2), after its close-on-exec, the kernel shows none."""
+    while True:
+        shown = Path(f"/proc/{pid}/environ").read_bytes()
+        if shown or not _is_live_program(pid) or time.monotonic() > deadline:
+            return shown
+        time.sleep(0.005)
+
+
+def _is_live_program(pid: int) -> bool:
+    """No zombie, no thread of the kernel (proc(5), stat: state, flags)."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_KTHREAD
+
+
 def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    """SIGKILL, and wait until it is gone, so that what it holds can be taken away."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
         os.kill(pid, signal.SIGKILL)
+        select.select([descriptor], [], [], _KILL_S)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
