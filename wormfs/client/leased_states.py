@@ -1,0 +1,255 @@
+"""The inodes a client has open or dirty, and the leases that say how far each may be trusted.
+
+Caching rests on leases. Whatever the master answers may be trusted while the session's lease
+lasts and no recall said otherwise; `Entry.cache_s` hands that trust on to the kernel. A recall is
+taken note of the moment it arrives (`on_recall`), before any later reply is seen.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import trio
+
+from wormfs.client.buffers import BytesPool
+from wormfs.client.entries import Entry, KernelCache
+from wormfs.client.file_reader import FileReader
+from wormfs.client.file_writer import FileWriter
+from wormfs.client.inode_state import InodeState
+from wormfs.client.options import ClientOptions
+from wormfs.client.peers import PeerTable
+from wormfs.client.session import Session
+from wormfs.client.stripe_cache import StripeCache
+from wormfs.client.stripe_reader import StripeReader
+from wormfs.client.stripe_writer import StripeWriter
+from wormfs.core.errors import DataLossError, UnavailableError, WormError
+from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT
+from wormfs.rpc import methods
+from wormfs.rpc.stream_client import CallReply
+from wormfs.rpc.v1 import metadata_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_CHANGES = 100_000
+
+
+class LeasedStates:
+    """States of inodes by number, kept true to their leases; the session's owner (SessionOwner)."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        nursery: trio.Nursery,
+        label: str,
+        options: ClientOptions,
+        kernel: KernelCache,
+    ) -> None:
+        self._nursery = nursery
+        self._options = options
+        self._kernel = kernel
+        self._states: dict[int, InodeState] = {}
+        self._page_changes: OrderedDict[int, int] = OrderedDict()
+        self._closed: list[int] = []
+        self._closing = trio.Event()
+        self._writes = 0
+        # A write lease granted while a recall of the one before was unanswered ends with that recall:
+        self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
+        self._recalls_ended = 0
+        self._recall_ends: OrderedDict[int, int] = OrderedDict()  # inode -> count at its last end
+        self.peers = PeerTable(addresses, nursery, options)
+        self.session = Session(self.peers, nursery, self, label, options)
+        pool = BytesPool(options.cache_bytes)
+        cache = StripeCache(pool, options.cache_bytes, options.block_cache_bytes)
+        self._reader = FileReader(StripeReader(self.peers, pool, options), cache, pool, nursery, options)
+        self._stripe_writer = StripeWriter(self.peers, self.session, pool, options)
+        self._writer = FileWriter(self._stripe_writer, self._reader, self.session, pool, nursery, options)
+
+    def _entry(self, attributes: types_pb2.Attributes, pushes_seen: int) -> Entry:
+        state = self._states.get(attributes.inode)
+        if state is None:
+            return Entry(attributes, self.session.cacheable_s(pushes_seen))
+        if attributes.change >= state.attributes.change:
+            state.adopt_attributes(attributes)
+        return Entry(state.local_attributes(), self.session.cacheable_s(pushes_seen))
+
+    def _trusted(self, state: InodeState) -> bool:
+        return state.fresh and self.session.lease_left_s() > 0
+
+    def _adopt_map(self, state: InodeState, reply: CallReply[metadata_pb2.FileMapReply]) -> None:
+        """Take a reply's attributes and map page, unless something newer is here."""
+        message = reply.message
+        if message.attributes.change < state.attributes.change:
+            return
+        if message.attributes.change > state.attributes.change or not self._trusted(state):
+            if not state.has_dirty:
+                self._reader.drop(state.inode)
+            state.drop_map()
+        state.adopt_attributes(message.attributes)
+        state.adopt_map(message)
+        state.fresh = self.session.cacheable_s(reply.pushes_seen) > 0
+        state.attributes_stale = False
+
+    async def _ensure_map(self, state: InodeState, index: int) -> None:
+        """Have trusted attributes and the map page of a stripe index at hand."""
+        for _ in range(3):
+            trusted = self._trusted(state)
+            if trusted and state.has_map(index):
+                return
+            if not trusted and not state.has_dirty:
+                self._reader.drop(state.inode)
+            await self._fetch_map(state, index)
+        # Recalls keep overtaking the replies: what was read last was true when it was answered.
+
+    async def _fetch_map(self, state: InodeState, index: int) -> None:
+        request = metadata_pb2.GetFileMapRequest(
+            inode=state.inode,
+            first_index=index // FILE_MAP_PAGE_DEFAULT * FILE_MAP_PAGE_DEFAULT,
+            count=FILE_MAP_PAGE_DEFAULT,
+        )
+        reply = await self.session.query(methods.METADATA_GET_FILE_MAP, request)
+        self._adopt_map(state, reply)
+
+    async def _ensure_write_lease(self, state: InodeState) -> None:
+        """Hold the write lease; DataLossError when unsaved bytes lost their file to another writer."""
+        for _ in range(8):
+            if state.write_lease and self._trusted(state):
+                return
+            request = metadata_pb2.AcquireWriteLeaseRequest(inode=state.inode)
+            request.caller.SetInParent()
+            reply = await self.session.query(methods.METADATA_ACQUIRE_WRITE_LEASE, request)
+            change = reply.message.attributes.change
+            if state.has_dirty and state.lapsed_change and change != state.lapsed_change:
+                error = DataLossError(
+                    f"inode {state.inode}: the session was lost while data was unsaved, and the file has "
+                    "changed since; the unsaved bytes are dropped"
+                )
+                self._writer.discard(state, error)
+                raise error
+            self._adopt_map(state, reply)
+            if reply.message.write_lease and self.session.lease_left_s() > 0:
+                # Even if it is being recalled again: that ends only when we let go of the lock.
+                state.write_lease = state.fresh = True
+        raise UnavailableError(f"inode {state.inode}: the write lease lapses as fast as it is granted")
+
+    async def _flush(self, state: InodeState) -> None:
+        """Commit what is dirty; the lock is held."""
+        if not state.has_dirty:
+            return
+        await self._ensure_write_lease(state)
+        for index in list(state.dirty):
+            await self._ensure_map(state, index)
+        await self._writer.flush(state)
+
+    def _let_go_if_unused(self, state: InodeState) -> None:
+        if state.open_count == 0 and not state.recalls and self._states.get(state.inode) is state:
+            self._let_go(state)
+
+    def _let_go(self, state: InodeState) -> None:
+        inode = state.inode
+        if self._trusted(state):
+            self._page_changes[inode] = state.attributes.change
+            self._page_changes.move_to_end(inode)
+            if len(self._page_changes) > REMEMBERED_CHANGES:
+                self._page_changes.popitem(last=False)
+        else:
+            self._page_changes.pop(inode, None)
+        self._stripe_writer.done_with(inode)
+        self._reader.drop(inode)
+        del self._states[inode]
+
+    def forget(self, inodes: Sequence[int]) -> None:
+        """The kernel dropped these inodes. Their read leases lapse by themselves."""
+        for inode in inodes:
+            self._page_changes.pop(inode, None)
+
+    # --- what the session asks ---
+
+    def open_inodes(self) -> list[int]:
+        """As SessionOwner."""
+        return [inode for inode, state in self._states.items() for _ in range(state.open_count)]
+
+    def write_leases(self) -> list[int]:
+        """As SessionOwner."""
+        return [inode for inode, state in self._states.items() if state.write_lease]
+
+    def on_recall(self, recall: metadata_pb2.Recall) -> None:
+        """As SessionOwner: from here on nothing recalled is trusted."""
+        if recall.data:
+            self._page_changes.pop(recall.inode, None)
+        state = self._states.get(recall.inode)
+        if state is not None:
+            state.attributes_stale = True
+            state.recalls += recall.write_lease
+            if recall.data or recall.write_lease:
+                state.fresh = False
+        elif recall.write_lease:
+            self._giving_up.setdefault(recall.inode, trio.Event())
+
+    async def finish_recall(self, recall: metadata_pb2.Recall) -> None:
+        """As SessionOwner: write back, drain reads of the old map, take pages and names from the kernel."""
+        state = self._states.get(recall.inode)
+        if state is not None and recall.write_lease:
+            await self._give_up_write_lease(state)
+        if state is not None and recall.data:
+            if not state.has_dirty:
+                self._reader.drop(state.inode)
+            state.drop_map()
+            await state.wait_readers_before(state.map_version)
+        for name in recall.names:
+            await self._kernel.invalidate_entry(recall.inode, name)
+        if recall.data or recall.attributes:
+            await self._kernel.invalidate_inode(recall.inode, recall.data)
+
+    async def _give_up_write_lease(self, state: InodeState) -> None:
+        """Commit under the lease's last moments. Until the master knows, none may be asked for anew."""
+        async with state.lock:
+            if state.write_lease:
+                try:
+                    await self._writer.flush(state)
+                except WormError as error:
+                    log.error(
+                        "inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error
+                    )
+                    state.lapsed_change = state.attributes.change
+            state.write_lease = False
+            state.fresh = False
+            if state.giving_up is None:
+                state.giving_up = trio.Event()
+
+    def recall_ended(self, recall: metadata_pb2.Recall) -> None:
+        """As SessionOwner."""
+        if not recall.write_lease:
+            return
+        inode = recall.inode
+        self._recalls_ended += 1
+        self._recall_ends[inode] = self._recalls_ended
+        self._recall_ends.move_to_end(inode)
+        if len(self._recall_ends) > REMEMBERED_CHANGES:
+            self._recall_ends.popitem(last=False)
+        event = self._giving_up.pop(inode, None)
+        if event is not None:
+            event.set()
+        state = self._states.get(inode)
+        if state is not None:
+            state.recalls = max(0, state.recalls - 1)
+            state.lease_given_up()
+            self._let_go_if_unused(state)
+
+    def on_lapse(self) -> None:
+        """As SessionOwner: no lease can be trusted; pages of open files must be read again."""
+        self._distrust(frozenset())
+
+    def on_resumed(self, write_leases: frozenset[int]) -> None:
+        """As SessionOwner."""
+        self._distrust(write_leases)
+
+    def _distrust(self, kept_write_leases: frozenset[int]) -> None:
+        """Ask again before serving anything cached, pages of open files included."""
+        for state in self._states.values():
+            if state.inode not in kept_write_leases:
+                if state.has_dirty and not state.lapsed_change:
+                    state.lapsed_change = state.attributes.change
+                state.write_lease = False
+            state.fresh = False
+            state.attributes_stale = True
+            self._nursery.start_soon(self._kernel.invalidate_inode, state.inode, True)

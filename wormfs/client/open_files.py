@@ -1,0 +1,182 @@
+"""Open files: reading, writing, flushing and closing them."""
+
+import logging
+import os
+
+import trio
+
+from wormfs.client.entries import Handle, locked_for_writing
+from wormfs.client.inode_state import InodeState
+from wormfs.client.leased_states import LeasedStates
+from wormfs.client.pieces import Buffer
+from wormfs.core.errors import BadHandleError, DataLossError, TooFewChunksError, TooLargeError, WormError
+from wormfs.core.limits import FILE_SIZE_MAX_BYTES
+from wormfs.core.stripes import split_range
+from wormfs.rpc import methods
+from wormfs.rpc.stream_client import CallReply
+from wormfs.rpc.v1 import metadata_pb2
+
+log = logging.getLogger(__name__)
+
+DIRTY_CHECK_EVERY_WRITES = 32
+
+
+class OpenFiles(LeasedStates):
+    """What is done through handles. The bytes themselves move in FileReader and FileWriter."""
+
+    def _opened(self, reply: CallReply[metadata_pb2.FileMapReply], flags: int, recalls_ended: int) -> Handle:
+        """Make a handle; `recalls_ended` is the count when the request was sent."""
+        attributes = reply.message.attributes
+        inode = attributes.inode
+        state = self._states.get(inode)
+        keep_cache = state is not None or self._page_changes.get(inode) == attributes.change
+        if state is None:
+            state = self._states[inode] = InodeState(attributes)
+            state.giving_up = self._giving_up.get(inode)
+        state.open_count += 1
+        self._adopt_map(state, reply)
+        recalled = (
+            state.recalls or state.giving_up is not None or self._recall_ends.get(inode, 0) > recalls_ended
+        )
+        if reply.message.write_lease and state.fresh and not recalled:
+            state.write_lease = True
+        return Handle(state, flags, keep_cache=keep_cache)
+
+    async def release(self, handle: Handle) -> None:
+        """Close a handle. With the last one, what could not be written is given up (and logged)."""
+        if not handle.open:
+            return
+        handle.open = False
+        state = handle.state
+        if state.open_count == 1 and state.has_dirty:
+            async with locked_for_writing(state):
+                try:
+                    await self._flush(state)
+                except WormError as error:
+                    if state.open_count == 1:
+                        self._writer.discard(state, error)
+        state.open_count -= 1
+        self._closed.append(state.inode)
+        self._closing.set()
+        self._let_go_if_unused(state)
+
+    async def _tell_closed(self) -> None:
+        """Report closed files to the master, many at a time, in the background."""
+        while True:
+            await self._closing.wait()
+            self._closing = trio.Event()
+            inodes, self._closed = self._closed, []
+            request = metadata_pb2.CloseFilesRequest(session_id=self.session.session_id, inodes=inodes)
+            try:
+                await self.session.query(methods.METADATA_CLOSE_FILES, request)
+            except WormError as error:  # a session that ended has no open files either
+                log.warning("%d closed files were not reported: %s", len(inodes), error.message)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def read(self, handle: Handle, offset_bytes: int, length_bytes: int) -> Buffer:
+        """Return up to `length_bytes`; fewer only at the end of the file.
+
+        The answer may be a view that is valid only until the caller's next await: copy it to keep
+        it. Raises DataLossError (EIO) when the bytes cannot be rebuilt.
+        """
+        if not handle.open or handle.flags & os.O_ACCMODE == os.O_WRONLY:
+            raise BadHandleError(f"inode {handle.inode} is not open for reading")
+        state = handle.state
+        await self._ensure_map(state, offset_bytes // state.stripe_size_bytes)
+        length_bytes = min(length_bytes, max(0, state.size_bytes - offset_bytes))
+        if length_bytes == 0:
+            return b""
+        sequential = handle.pattern.note(offset_bytes, length_bytes)
+        parts = list(split_range(offset_bytes, length_bytes, state.stripe_size_bytes))
+        for attempt in range(2):
+            entered = state.enter_read()
+            try:
+                if len(parts) == 1:
+                    return await self._reader.read_part(
+                        state, parts[0], handle.pattern, sequential=sequential
+                    )
+                out = bytearray()
+                for part in parts:
+                    await self._ensure_map(state, part.index)
+                    out += await self._reader.read_part(state, part, handle.pattern, sequential=sequential)
+            except TooFewChunksError as error:
+                # Another client may have replaced the stripes and their chunks are collected.
+                if attempt or not await self._map_moved(state, entered):
+                    raise DataLossError(f"inode {state.inode}: {error.message}") from error
+            else:
+                return out
+            finally:
+                state.leave_read(entered)
+        raise AssertionError("unreachable")
+
+    async def _map_moved(self, state: InodeState, entered: int) -> bool:
+        """Fetch the map anew; whether stripes changed since the read began."""
+        if state.map_version != entered:
+            return True
+        before = {index: stripe.stripe_id for index, stripe in state.stripes.items()}
+        state.fresh = False
+        await self._ensure_map(state, 0)
+        return before != {index: stripe.stripe_id for index, stripe in state.stripes.items()}
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    async def write(self, handle: Handle, offset_bytes: int, data: Buffer) -> int:
+        """Take bytes; they are committed by flush, fsync, or when a stripe is full."""
+        if not handle.open or not handle.writable:
+            raise BadHandleError(f"inode {handle.inode} is not open for writing")
+        if offset_bytes + len(data) > FILE_SIZE_MAX_BYTES:
+            raise TooLargeError(f"inode {handle.inode}: a write past the largest file size")
+        if len(data) == 0:
+            return 0
+        state = handle.state
+        async with locked_for_writing(state):
+            await self._ensure_write_lease(state)
+            if handle.flags & os.O_APPEND:
+                if state.size_bytes != offset_bytes:  # the kernel put the bytes elsewhere in its pages
+                    self._nursery.start_soon(self._kernel.invalidate_inode, state.inode, True)
+                offset_bytes = state.size_bytes
+            first = offset_bytes // state.stripe_size_bytes
+            last = (offset_bytes + len(data) - 1) // state.stripe_size_bytes
+            for index in {first, last}:
+                await self._ensure_map(state, index)
+            await self._writer.write(state, offset_bytes, data)
+            if handle.flags & (os.O_SYNC | os.O_DSYNC):
+                await self._flush(state)
+                await self._sync()
+        self._writes += 1
+        if self._writes % DIRTY_CHECK_EVERY_WRITES == 0:
+            await self._limit_dirty(state)
+        return len(data)
+
+    async def _limit_dirty(self, writing: InodeState) -> None:
+        if self._writer.dirty_bytes() <= self._options.dirty_bytes:
+            return
+        oldest = self._writer.oldest_dirty(writing)
+        if oldest is not None:
+            async with locked_for_writing(oldest):
+                await self._flush(oldest)
+
+    async def flush(self, handle: Handle) -> None:
+        """Commit what was written: every other mount sees it afterwards."""
+        state = handle.state
+        if state.has_dirty:
+            async with locked_for_writing(state):
+                await self._flush(state)
+
+    async def fsync(self, handle: Handle, data_only: bool = False) -> None:
+        """Make what was written durable; an error means it is not, and the bytes are kept to try again."""
+        await self.flush(handle)
+        await self._sync()
+
+    async def sync(self) -> None:
+        """Make everything written and answered so far durable."""
+        for state in list(self._states.values()):
+            if state.has_dirty:
+                async with locked_for_writing(state):
+                    await self._flush(state)
+        await self._sync()
+
+    async def _sync(self) -> None:
+        request = metadata_pb2.SyncRequest(session_id=self.session.session_id)
+        await self.session.query(methods.METADATA_SYNC, request)
