@@ -101,7 +101,8 @@ class Cluster:
         """Mount it beside the nodes; the mount point."""
         point = self.folder.parent / f"{self.folder.name}-{name}"
         point.mkdir(exist_ok=True)
-        run_well("mount", str(point), "--cluster", self.addresses)
+        log = self.folder / f"{point.name}.log"
+        run_well("mount", str(point), "--cluster", self.addresses, "--log-file", log)
         if point not in self.mounts:
             self.mounts.append(point)
         return point
@@ -132,9 +133,9 @@ class Cluster:
             run_well("dev", "down", "--dir", self.folder)
 
     def log_tails(self, lines: int = 15) -> Sequence[str]:
-        """The last lines of each node's log, for failure reports."""
+        """The last lines of each node's and mount's log, for failure reports."""
         tails = []
-        for path in sorted(self.folder.glob("node-*/log")):
+        for path in [*sorted(self.folder.glob("node-*/log")), *sorted(self.folder.glob("*.log"))]:
             text = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-            tails += [f"--- {path.parent.name}/log", *text]
+            tails += [f"--- {path.relative_to(self.folder)}", *text]
         return tails
