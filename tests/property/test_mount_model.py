@@ -53,25 +53,32 @@ def describe(root: bytes) -> dict[bytes, tuple[object, ...]]:
 
 
 class MountModel(RuleBasedStateMachine):
-    """One example: a fresh folder on the mount and its plain twin."""
+    """One example: a fresh folder on the mounts and its plain twin.
 
-    mount: Path
+    With several mounts of one cluster, each operation goes through another one than the last.
+    """
+
+    mounts: tuple[Path, ...]
     plain: Path
     count = 0
 
     def __init__(self) -> None:
         super().__init__()
         MountModel.count += 1
-        self.roots = [
-            os.fsencode(base / f"example-{os.getpid()}-{MountModel.count}")
-            for base in (self.mount, self.plain)
-        ]
+        name = f"example-{os.getpid()}-{MountModel.count}"
+        self.mounted_roots = [os.fsencode(mount / name) for mount in self.mounts]
+        self.plain_root = os.fsencode(self.plain / name)
         self.open: list[list[int]] = []
-        for root in self.roots:
-            os.mkdir(root)
+        self.turn = 0
+        os.mkdir(self.mounted_roots[0])
+        os.mkdir(self.plain_root)
+
+    def roots(self) -> tuple[bytes, bytes]:
+        self.turn += 1
+        return self.mounted_roots[self.turn % len(self.mounted_roots)], self.plain_root
 
     def both(self, operation: Callable[[bytes], object]) -> None:
-        results = [outcome(lambda root=root: operation(root)) for root in self.roots]  # type: ignore[misc]
+        results = [outcome(lambda root=root: operation(root)) for root in self.roots()]  # type: ignore[misc]
         assert results[0] == results[1], f"mount {results[0]!r:.200}, plain {results[1]!r:.200}"
 
     def on_open(self, which: int, operation: Callable[[int], object]) -> None:
@@ -88,7 +95,9 @@ class MountModel(RuleBasedStateMachine):
 
     @invariant()
     def trees_agree(self) -> None:
-        assert describe(self.roots[0]) == describe(self.roots[1])
+        expected = describe(self.plain_root)
+        for root in self.mounted_roots:
+            assert describe(root) == expected
 
     @rule(folder=DIRS, name=NAMES, offset=OFFSETS, length=LENGTHS, seed=st.integers(0, 255))
     def write_at(self, folder: bytes, name: bytes, offset: int, length: int, seed: int) -> None:
@@ -247,20 +256,31 @@ def closing(fd: int) -> Iterator[None]:
         os.close(fd)
 
 
+def run_model(mounts: tuple[Path, ...], plain: Path, examples: int) -> None:
+    MountModel.mounts, MountModel.plain = mounts, plain
+    run_state_machine_as_test(
+        MountModel,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
+
+
 def test_a_mount_behaves_as_a_plain_directory(
     module_cluster: ClusterFactory, tmp_path: Path, rounds: Callable[[int, int], int]
 ) -> None:
     cluster = module_cluster(nodes=1, disks=6, policy="4+2")
-    MountModel.mount, MountModel.plain = cluster.mount(), tmp_path
-    run_state_machine_as_test(
-        MountModel,
-        settings=settings(
-            max_examples=rounds(15, 300),
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            derandomize=False,
-            print_blob=True,
-        ),
-    )
+    run_model((cluster.mount(),), tmp_path, rounds(25, 1000))
+    cluster.fsck()
+
+
+def test_two_mounts_behave_as_one_plain_directory(
+    module_cluster: ClusterFactory, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    cluster = module_cluster(nodes=1, disks=6, policy="4+2")
+    run_model((cluster.mount("one"), cluster.mount("two")), tmp_path, rounds(25, 1000))
     cluster.fsck()
