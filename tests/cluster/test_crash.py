@@ -118,8 +118,7 @@ def test_everything_fsynced_survives_sigkill(
     ledger = Ledger()
     for number in range(rounds(6, 200)):
         one_round(six, mount, random, number, ledger)
-        if number % 5 == 0:
-            six.fsck()
+        six.fsck()
     six.fsck()
     drop_caches()
     assert ledger.synced, "the worker never got as far as an fsync"

@@ -212,6 +212,22 @@ def _chunks_collected(state: State, event: ev.ChunksCollected, _at: At) -> None:
     state.delete_garbage(event.disk, event.stripe_ids)
 
 
+def _stripe_replaced(state: State, event: ev.StripeReplaced, _at: At) -> None:
+    (stripe,) = event.stripes
+    old = state.stripe(event.inode, stripe.index)
+    if old is None or old.stripe_id != event.old_stripe_id:
+        raise DataLossError(f"the log replaces stripe {event.old_stripe_id}, which the state does not have")
+    state.delete_allocation(stripe.stripe_id)
+    state.add_garbage(event.inode, old.stripe_id, old.disks)
+    state.put_stripe(event.inode, stripe)
+
+
+def _disk_forgotten(state: State, event: ev.DiskForgotten, _at: At) -> None:
+    state.delete_disk(event.disk)
+    if event.node:
+        state.delete_node(event.node)
+
+
 def _master_elected(state: State, event: ev.MasterElected, _at: At) -> None:
     state.set_epoch(event.epoch, event.node)
 
@@ -234,5 +250,7 @@ _APPLY: dict[type, Callable[[State, Any, At], None]] = {
     ev.StripesAbandoned: _stripes_abandoned,
     ev.OrphanFreed: _orphan_freed,
     ev.ChunksCollected: _chunks_collected,
+    ev.StripeReplaced: _stripe_replaced,
+    ev.DiskForgotten: _disk_forgotten,
     ev.MasterElected: _master_elected,
 }

@@ -190,6 +190,26 @@ class ChunksCollected:
 
 
 @dataclass(frozen=True, slots=True)
+class StripeReplaced:
+    """Repair wrote a stripe's bytes anew: its record changes, the file does not."""
+
+    inode: int
+    stripes: tuple[Stripe, ...]  # one
+    old_stripe_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskForgotten:
+    """A disk that held nothing any file needs is out of the cluster for good.
+
+    With its last disk a node goes as well: then `node` is its number, else 0.
+    """
+
+    disk: int
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
 class MasterElected:
     """A mastership began."""
 
@@ -217,5 +237,7 @@ Event = (
     | FileTruncated
     | OrphanFreed
     | ChunksCollected
+    | StripeReplaced
+    | DiskForgotten
     | MasterElected
 )

@@ -242,7 +242,7 @@ class LeaseTable:
 
     def other_readers(self, number: int, inode: int) -> list[int]:
         """Other sessions that hold the read lease of `inode`."""
-        if len(self.sessions) < 2:
+        if number in self.sessions and len(self.sessions) < 2:
             return []
         return [key for key, other in self.sessions.items() if key != number and inode in other.reads]
 

@@ -149,6 +149,12 @@ class State(StateView, Protocol):
     def put_disk(self, disk: DiskRecord) -> None:
         """Make or replace."""
 
+    def delete_disk(self, disk: int) -> None:
+        """Remove a disk's row and all of its garbage."""
+
+    def delete_node(self, node: int) -> None:
+        """Remove a node's row."""
+
     def set_cluster(self, cluster_id: str, name: str) -> None:
         """Set the cluster's identity."""
 

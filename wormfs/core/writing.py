@@ -7,12 +7,14 @@ from wormfs.core.content import check_extents, complete_stripe, plan_write
 from wormfs.core.errors import InvalidError, SessionExpiredError, TooLargeError
 from wormfs.core.events import (
     ChunksCollected,
+    DiskForgotten,
     Event,
     FileTruncated,
     FileWritten,
     OrphanFreed,
     SessionClosed,
     SessionOpened,
+    StripeReplaced,
     StripesAbandoned,
     StripesAllocated,
 )
@@ -112,6 +114,29 @@ def decide_allocate(
     events: tuple[Event, ...] = (StripesAllocated(session_id, inode, tuple(stripes)),)
     given_up = decide_abandon(view, session_id=session_id, stripe_ids=abandoned)
     return Decision(given_up.events + events)
+
+
+def decide_replace_stripe(
+    view: StateView, *, inode: int, holder: int, index: int, old_stripe_id: int, new_stripe_id: int
+) -> Decision:
+    """Repair: put a stripe that holds the same bytes in the place of another, if that is still there.
+
+    No events: it is not (any more), and the new one is to be abandoned. Size, times, extents and
+    `change` stay, for the content does; what a truncation cut off meanwhile stays cut off.
+    Raises InvalidError when the new stripe is not allocated to `holder` for this inode.
+    """
+    row = view.inode(inode)
+    old = view.stripe(inode, index)
+    if row is None or old is None or old.stripe_id != old_stripe_id:
+        return Decision(())
+    stripe = complete_stripe(view, row, holder, index, new_stripe_id, old.length_bytes, old.valid_bytes)
+    event = StripeReplaced(inode, (stripe,), old_stripe_id)
+    return Decision((event,), touched=(Touch(inode, (), attributes=False, data=True),))
+
+
+def decide_forget_disk(disk: int, node: int) -> Decision:
+    """A lost disk leaves the cluster (and `node`, when it was its last)."""
+    return Decision((DiskForgotten(disk, node),))
 
 
 def decide_abandon(view: StateView, *, session_id: int, stripe_ids: Sequence[int]) -> Decision:

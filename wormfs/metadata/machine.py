@@ -33,6 +33,7 @@ from wormfs.core.writing import (
     decide_allocate,
     decide_close_session,
     decide_collected,
+    decide_forget_disk,
     decide_free_orphan,
     decide_open_session,
 )
@@ -192,6 +193,17 @@ class Machine:
             for row in self._keeper.state.nodes()
         ]
 
+    def forget_disk(self, disk: int) -> int:
+        """Take a disk out of the cluster, with its garbage, and its node with its last disk.
+
+        No stripe may have a chunk on it. NotFoundError: it is not registered.
+        """
+        nodes = {row.number: row.node for row in self._keeper.state.disks()}
+        if disk not in nodes:
+            raise NotFoundError(f"disk {disk} is not registered")
+        last = list(nodes.values()).count(nodes[disk]) == 1
+        return self._log_decision(decide_forget_disk(disk, nodes[disk] if last else 0))
+
     def disks(self) -> list[cluster_pb2.DiskInfo]:
         """Every disk as it registered, by number."""
         return [
@@ -350,6 +362,14 @@ class Machine:
     def file_stripes(self, inode: int, first_index: int, limit: int) -> list[Stripe]:
         """A file's stripes from an index on."""
         return list(self._keeper.state.stripes_from(inode, first_index, limit))
+
+    def stripe_by_id(self, inode: int, stripe_id: int) -> Stripe | None:
+        """A file's stripe of that id; looks at every stripe of the file."""
+        return self._keeper.state.stripe_by_id(inode, stripe_id)
+
+    def is_allocated(self, stripe_id: int) -> bool:
+        """Whether a session may be writing this stripe now."""
+        return self._keeper.state.allocation(stripe_id) is not None
 
     def inline_bytes(self, inode: int) -> int:
         """Bytes of a file held in extents."""

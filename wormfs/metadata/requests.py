@@ -26,7 +26,12 @@ from wormfs.core.namespace import (
 )
 from wormfs.core.records import Inode
 from wormfs.core.state import At, Decision
-from wormfs.core.writing import WrittenStripe, decide_commit_write, decide_truncate
+from wormfs.core.writing import (
+    WrittenStripe,
+    decide_commit_write,
+    decide_replace_stripe,
+    decide_truncate,
+)
 from wormfs.metadata.convert import attributes_message, extent_messages, extent_records, stripe_message
 from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.rpc.v1 import filesystem_pb2 as fs
@@ -234,6 +239,17 @@ def _commit_write(state: SqliteState, at: At, request: md.CommitWriteRequest) ->
     )
 
 
+def _replace_stripe(state: SqliteState, _: At, request: md.ReplaceStripeRequest) -> Decision:
+    return decide_replace_stripe(
+        state,
+        inode=request.inode,
+        holder=request.holder,
+        index=request.index,
+        old_stripe_id=request.old_stripe_id,
+        new_stripe_id=request.new_stripe_id,
+    )
+
+
 COMMANDS: dict[type[Message], Callable[[SqliteState, At, Any], Decision]] = {
     fs.MakeNodeRequest: _make_node,
     fs.SetAttrRequest: _set_attr,
@@ -245,6 +261,7 @@ COMMANDS: dict[type[Message], Callable[[SqliteState, At, Any], Decision]] = {
     fs.RemoveXattrRequest: _remove_xattr,
     md.OpenFileRequest: _open_file,
     md.CommitWriteRequest: _commit_write,
+    md.ReplaceStripeRequest: _replace_stripe,
 }
 
 REPLIES: dict[type[Message], type[Message]] = {
@@ -258,6 +275,7 @@ REPLIES: dict[type[Message], type[Message]] = {
     fs.RemoveXattrRequest: types_pb2.Empty,
     md.OpenFileRequest: md.FileMapReply,
     md.CommitWriteRequest: fs.AttrReply,
+    md.ReplaceStripeRequest: types_pb2.Empty,
     md.AllocateStripesRequest: md.AllocateStripesReply,
 }
 """What each command is answered with."""

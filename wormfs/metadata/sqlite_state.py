@@ -412,6 +412,13 @@ class SqliteState:
         for row in rows:
             yield Stripe._make((*row[:8], unpack_disks(row[8])))
 
+    def stripe_by_id(self, inode: int, stripe_id: int) -> Stripe | None:
+        """A file's stripe of that id; looks at every stripe of the file."""
+        row = self._execute(
+            f"SELECT {_STRIPE_COLUMNS} FROM stripes WHERE inode = ? AND stripe_id = ?", (inode, stripe_id)
+        ).fetchone()
+        return None if row is None else Stripe._make((*row[:8], unpack_disks(row[8])))
+
     def stripes_after(self, after: tuple[int, int], limit: int) -> list[FileStripe]:
         """Every file's stripes behind (inode, index), in that order."""
         rows = self._execute(
@@ -621,6 +628,16 @@ class SqliteState:
     def put_disk(self, disk: DiskRecord) -> None:
         """Make or replace."""
         self._execute("INSERT OR REPLACE INTO disks VALUES (?, ?, ?, ?)", disk)
+
+    def delete_disk(self, disk: int) -> None:
+        """Remove a disk's row and all of its garbage."""
+        self._execute("DELETE FROM disks WHERE number = ?", (disk,))
+        gone = self._execute("DELETE FROM garbage WHERE disk = ?", (disk,)).rowcount
+        self._count("garbage_chunks", -gone)
+
+    def delete_node(self, node: int) -> None:
+        """Remove a node's row."""
+        self._execute("DELETE FROM nodes WHERE number = ?", (node,))
 
     def nodes(self) -> list[NodeRecord]:
         """All nodes, by number."""

@@ -4,7 +4,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from wormfs.codec.chunk_format import ChunkHeader
-from wormfs.core.errors import InvalidError, StaleError, UnavailableError, WrongClusterError
+from wormfs.core.errors import (
+    ChunkError,
+    InvalidError,
+    NotFoundError,
+    StaleError,
+    UnavailableError,
+    WrongClusterError,
+)
 from wormfs.core.types import ChunkKey
 from wormfs.node.drain import Drain
 from wormfs.rpc import methods as m
@@ -37,10 +44,17 @@ class ChunkService:
     `store` is asked for at each request: None until the node has joined its cluster.
     """
 
-    def __init__(self, store: Callable[[], ChunkStore | None], pool: BufferPool, drain: Drain) -> None:
+    def __init__(
+        self,
+        store: Callable[[], ChunkStore | None],
+        pool: BufferPool,
+        drain: Drain,
+        found_damaged: Callable[[int, ChunkKey], None] = lambda _disk, _key: None,
+    ) -> None:
         self._get_store = store
         self._pool = pool
         self._drain = drain
+        self._found_damaged = found_damaged  # told of chunks that should be there and cannot be read
         self._deleted: OrderedDict[tuple[int, ChunkKey], None] = OrderedDict()
 
     def register(self, registry: Registry) -> None:
@@ -104,9 +118,13 @@ class ChunkService:
     async def _get(
         self, _: RequestContext, request: chunk_pb2.GetChunkRequest, __: DataBuffer | None
     ) -> Answer[chunk_pb2.GetChunkReply]:
-        found = await self._store().get(
-            request.disk, key_from(request.chunk), request.offset_bytes, request.length_bytes
-        )
+        key = key_from(request.chunk)
+        try:
+            found = await self._store().get(request.disk, key, request.offset_bytes, request.length_bytes)
+        except (ChunkError, NotFoundError):
+            if (request.disk, key) not in self._deleted:
+                self._found_damaged(request.disk, key)
+            raise
         reply = chunk_pb2.GetChunkReply(offset_bytes=found.offset_bytes, checksums=found.checksums)
         return Answer(reply, (found.data,), found.release)
 

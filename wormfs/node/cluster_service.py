@@ -3,15 +3,19 @@
 from collections.abc import AsyncIterator
 from typing import cast
 
+import trio
+
 from wormfs.core.errors import InvalidError, NotFoundError
 from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
+from wormfs.node.chunk_service import key_from
 from wormfs.node.config import policy_problem
 from wormfs.node.fsck import Fsck
 from wormfs.node.health import Health
 from wormfs.node.links import NodeLinks
 from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members, policy_from
+from wormfs.node.repair import Repair
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.v1 import cluster_pb2 as pb
@@ -21,6 +25,7 @@ from wormfs.store import layout
 STATUS_PATIENCE_S = 2.0
 LOCATE_DEFAULT = 256
 LOCATE_MAX = 4096
+FORGET_PAGE = 1000
 
 
 class ClusterService:
@@ -33,6 +38,7 @@ class ClusterService:
         master: MasterService,
         health: Health,
         links: NodeLinks,
+        repair: Repair,
         *,
         disk_count: int,
     ) -> None:
@@ -41,6 +47,7 @@ class ClusterService:
         self._master = master
         self._health = health
         self._links = links
+        self._repair = repair
         self._disk_count = disk_count
 
     def register(self, registry: Registry) -> None:
@@ -53,6 +60,7 @@ class ClusterService:
         registry.add(m.CLUSTER_SET_POLICY, self._set_policy)
         registry.add(m.CLUSTER_LOCATE, self._locate)
         registry.add(m.CLUSTER_FSCK, self._fsck)
+        registry.add(m.CLUSTER_FORGET_DISK, self._forget_disk)
 
     async def _get_map(
         self, _: RequestContext, __: pb.GetClusterMapRequest, ___: DataBuffer | None
@@ -70,7 +78,10 @@ class ClusterService:
     async def _heartbeat(
         self, _: RequestContext, request: pb.HeartbeatRequest, __: DataBuffer | None
     ) -> pb.HeartbeatReply:
-        return pb.HeartbeatReply(known=self._members.heartbeat(request))
+        known = self._members.heartbeat(request)
+        for each in request.damaged:
+            self._repair.note_damaged(each.disk, key_from(each.chunk))
+        return pb.HeartbeatReply(known=known)
 
     async def _get_policy(
         self, _: RequestContext, __: pb.GetPolicyRequest, ___: DataBuffer | None
@@ -114,6 +125,7 @@ class ClusterService:
             stripes_lost=danger.lost,
             metadata_disks=disks,
             metadata_copies_wanted=self._machine.metadata_copies_wanted,
+            repair=self._repair.status(),
         )
         reply.master = next((node.name for node in reply.map.nodes if node.master), "")
         reply.warnings.extend(self._warnings(reply))
@@ -125,8 +137,19 @@ class ClusterService:
         if reply.stripes_lost or online <= reply.map.policy.m or not reply.metadata_disks:
             return "failed"
         wanted = min(reply.metadata_copies_wanted, self._disk_count)
-        nodes_up = all(node.online for node in reply.map.nodes)
-        if online < len(reply.map.disks) or not nodes_up or len(reply.metadata_disks) < wanted:
+        # Lost disks that nothing needs any more do no harm, while the others are enough.
+        empty = set(reply.repair.empty_disks)
+        needed = {disk.node for disk in reply.map.disks if disk.number not in empty}
+        nodes_up = all(node.online for node in reply.map.nodes if node.number in needed)
+        width = reply.map.policy.k + reply.map.policy.m
+        if (
+            online < len(reply.map.disks) - len(empty)
+            or online < min(width, len(reply.map.disks))
+            or not nodes_up
+            or len(reply.metadata_disks) < wanted
+            or reply.repair.waiting_stripes
+            or reply.repair.stuck_stripes
+        ):
             return "degraded"
         return "healthy"
 
@@ -171,11 +194,56 @@ class ClusterService:
                 f"the metadata lives on {reply.master} alone (engine embedded): "
                 "without it nothing can be reached"
             )
+        warnings += self._repair_warnings(reply.repair)
         if reply.stripes_lost:
             warnings.append(f"{reply.stripes_lost} stripes cannot be read until disks come back")
         if reply.stripes_one_loss_from_loss and policy.m:
             warnings.append(f"{reply.stripes_one_loss_from_loss} stripes do not survive one more lost disk")
         return warnings
+
+    def _repair_warnings(self, repair: pb.RepairStatus) -> list[str]:
+        warnings = []
+        if repair.waiting_stripes:
+            warnings.append(
+                f"repair is under way: {repair.waiting_stripes} stripes "
+                f"({repair.waiting_bytes >> 20} MiB) left"
+            )
+        if repair.stuck_stripes:
+            warnings.append(f"{repair.stuck_stripes} stripes cannot be repaired now: {repair.stuck_reason}")
+        elif repair.stuck_reason:
+            warnings.append(f"repair tries again: {repair.stuck_reason}")
+        for disk in repair.empty_disks:
+            warnings.append(
+                f"disk {disk} is lost and nothing on it is needed any more: "
+                f"if it will not come back, `wormfs disk forget {disk}`"
+            )
+        return warnings
+
+    async def _forget_disk(
+        self, _: RequestContext, request: pb.ForgetDiskRequest, __: DataBuffer | None
+    ) -> types_pb2.Empty:
+        """Refused while a stripe has a chunk there: then the disk is still worth bringing back."""
+        disk = request.disk
+        self._members.node_of(disk)  # NotFoundError
+        if self._members.is_online(disk):
+            raise InvalidError(f"disk {disk} is online: only a lost disk can be forgotten")
+        count = 0
+        after = None
+        while True:
+            page = self._machine.stripes_page(after, FORGET_PAGE)
+            count += sum(disk in stripe.disks for _, stripe in page.stripes)
+            after = page.next
+            if after is None:
+                break
+            await trio.lowlevel.checkpoint()
+        if count:
+            raise InvalidError(
+                f"{count} stripes still have a chunk on disk {disk}: bring it back, or wait until they are "
+                "repaired (`wormfs status`)"
+            )
+        self._members.forget_disk(disk)
+        await self._machine.wait_durable(self._machine.sequence)
+        return types_pb2.Empty()
 
     # Locate
 
@@ -225,6 +293,12 @@ class ClusterService:
         return inode
 
     async def _fsck(self, _: RequestContext, request: pb.FsckRequest) -> AsyncIterator[pb.FsckReply]:
-        check = Fsck(self._machine, self._members, self._master, self._links, verify_data=request.verify_data)
+        check = Fsck(
+            self._machine,
+            self._members,
+            self._links,
+            found_damaged=self._repair.note_damaged,
+            verify_data=request.verify_data,
+        )
         async for reply in check.run():
             yield reply

@@ -118,6 +118,8 @@ class NodeConfig:
     lease_s: float = setting(duration(1, 60), default=6.0)
     silent_after_s: float = setting(duration(1, 600), default=3.0)
     drain_s: float = setting(duration(0, 600), default=10.0)
+    repair_after_s: float = setting(duration(1, 30 * 86400), default=300.0)
+    repair_rate_bytes: int = setting(size(0, 1 << 40), default=256 << 20)
 
     def __post_init__(self) -> None:
         if not self.name:

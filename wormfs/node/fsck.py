@@ -8,7 +8,7 @@ state and on the disk, before it is a problem.
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import trio
@@ -18,7 +18,6 @@ from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from, key_from
 from wormfs.node.links import NodeLinks
-from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members
 from wormfs.rpc.methods import CHUNKS_GET_CHUNK, CHUNKS_LIST_CHUNKS
 from wormfs.rpc.v1 import chunk_pb2, cluster_pb2
@@ -47,15 +46,15 @@ class Fsck:
         self,
         machine: Machine,
         members: Members,
-        master: MasterService,
         links: NodeLinks,
         *,
+        found_damaged: Callable[[int, ChunkKey], None],
         verify_data: bool,
     ) -> None:
         self._machine = machine
-        self._master = master
         self._members = members
         self._links = links
+        self._found_damaged = found_damaged  # told of what repair can mend
         self._verify = verify_data
         self._checked = 0
         self._total = 0
@@ -107,6 +106,7 @@ class Fsck:
                 key = key_from(info.chunk)
                 rows.append((key.stripe_id, disk, key.index, key.file))
                 if info.problem:
+                    self._found_damaged(disk, key)
                     yield self._problem("damaged-chunk", f"disk {disk}: {info.problem}")
             self._scratch.executemany(
                 "INSERT OR IGNORE INTO found (stripe_id, disk, chunk, file) VALUES (?, ?, ?, ?)", rows
@@ -142,6 +142,7 @@ class Fsck:
             for place in missing:
                 problem = await self._look(place)
                 if problem and self._is_committed(place):
+                    self._found_damaged(place.disk, place.key)
                     yield self._problem(
                         "missing-chunk",
                         f"chunk {place.key.index} of stripe {place.key.stripe_id} of inode {place.key.file} "
@@ -184,18 +185,13 @@ class Fsck:
     def _has_use(self, place: _Place) -> bool:
         """Whether the chunk may be there: being written, to be collected, or committed meanwhile."""
         stripe_id = place.key.stripe_id
-        if self._master.is_allocated(stripe_id):
+        if self._machine.is_allocated(stripe_id):
             return True
         garbage = self._machine.garbage(place.disk, stripe_id - 1, 1)
         if garbage and garbage[0].stripe_id == stripe_id:
             return True
-        first = 0
-        while stripes := self._machine.file_stripes(place.key.file, first, STRIPE_PAGE):
-            for stripe in stripes:
-                if stripe.stripe_id == stripe_id:
-                    return stripe.disks[place.key.index : place.key.index + 1] == (place.disk,)
-            first = stripes[-1].index + 1
-        return False
+        stripe = self._machine.stripe_by_id(place.key.file, stripe_id)
+        return stripe is not None and stripe.disks[place.key.index : place.key.index + 1] == (place.disk,)
 
     async def _look(self, place: _Place) -> str:
         """Why the chunk cannot be read now; empty when it is there (or its disk cannot be asked)."""

@@ -38,9 +38,10 @@ class Health:
         self._changed = trio.Event()
         self._counted = trio.Event()
         self.danger = Danger()
-        members.listen(self._note_change)
+        members.listen(self.note_change)
 
-    def _note_change(self) -> None:
+    def note_change(self) -> None:
+        """Count anew: a disk came or went, or stripes moved."""
         self._changed.set()
         if self._counted.is_set():
             self._counted = trio.Event()

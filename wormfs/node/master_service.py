@@ -128,7 +128,6 @@ class _Link:
 
     connection: ServerConnection | None = None
     done: set[int] = field(default_factory=set)  # operations executed, above `acknowledged`
-    allocated: set[int] = field(default_factory=set)  # stripe ids given out, not committed yet
 
 
 class _Gates:
@@ -173,6 +172,7 @@ class MasterService:
         self._nursery: trio.Nursery | None = None
         self._make_plain = self._handler(_MAKE_NODE)
         self._take_lease = self._handler(_TAKE_LEASE)
+        self._replace = self._handler(_CHANGE)
 
     def register(self, registry: Registry) -> None:
         """Add the Metadata service's handlers."""
@@ -276,8 +276,6 @@ class MasterService:
             if len(done) > 1024:
                 done.difference_update([each for each in done if each <= caller.acknowledged])
             done.add(caller.operation)
-        if rule.needs_lease and request.stripes:
-            self._links[session].allocated.difference_update([each.stripe_id for each in request.stripes])
         if rule.opens and (rule is not _MAKE_NODE or request.open):
             self.leases.opened(session, reply.attributes.inode)
             if rule is _MAKE_NODE and reply.created:
@@ -286,7 +284,7 @@ class MasterService:
     def _recall_others(self, session: int, caller: types_pb2.Caller, outcome: Outcome) -> Iterable[int]:
         leases = self.leases
         operation = caller.operation
-        if len(leases.sessions) > 1:
+        if len(leases.sessions) > (1 if session else 0):
             now_s = trio.current_time()
             for touch in outcome.touched:
                 for recall in leases.recall_readers(
@@ -427,12 +425,7 @@ class MasterService:
         if not 1 <= request.count <= ALLOCATE_MAX:
             raise InvalidError(f"between 1 and {ALLOCATE_MAX} stripes can be allocated at once")
         outcome = self._machine.remembered(request) or self._machine.allocate(request, self._place(request))
-        reply = cast("metadata_pb2.AllocateStripesReply", outcome.reply)
-        link = self._links.get(request.caller.session_id)
-        if link is not None:
-            link.allocated.difference_update(request.abandoned)
-            link.allocated.update(stripe.stripe_id for stripe in reply.stripes)
-        return reply
+        return cast("metadata_pb2.AllocateStripesReply", outcome.reply)
 
     def _place(self, request: metadata_pb2.AllocateStripesRequest) -> list[types_pb2.Stripe]:
         policy = self._machine.policy
@@ -474,6 +467,16 @@ class MasterService:
     ) -> types_pb2.Empty:
         self.leases.closed(request.session_id, request.inodes)
         return types_pb2.Empty()
+
+    async def replace_stripe(self, request: metadata_pb2.ReplaceStripeRequest) -> bool:
+        """Repair's command: have a stripe's new copy take its place, as any change of the file would.
+
+        What a session buffers of the file is committed first; file maps others hold are recalled.
+        False: the file does not have the old stripe any more. Raises InvalidError.
+        """
+        request.caller.SetInParent()
+        await self._replace(None, request, None)
+        return not self._machine.is_allocated(request.new_stripe_id)
 
     # Sessions
 
@@ -575,10 +578,6 @@ class MasterService:
                     self._end_session(session)
         finally:
             os.close(descriptor)
-
-    def is_allocated(self, stripe_id: int) -> bool:
-        """Whether a session that lives may be writing this stripe now."""
-        return any(stripe_id in link.allocated for link in self._links.values())
 
     # Recalls
 

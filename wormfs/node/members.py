@@ -57,6 +57,7 @@ class Members:
         self.own_node = 0
         self._map: cluster_pb2.ClusterMap | None = None
         self._node_of: dict[int, int] = {}
+        self._offline_since_s: dict[int, float] = {}
 
     def listen(self, changed: Callable[[], None]) -> None:
         """Have `changed` called after every change of who is there."""
@@ -66,6 +67,11 @@ class Members:
         """Something in the map changed."""
         self.version += 1
         self._map = None
+        self._node_of = {info.number: info.node for info in self._machine.disks()}
+        now_s = self._clock_s()
+        self._offline_since_s = {
+            disk: self._offline_since_s.get(disk, now_s) for disk in self._node_of if not self.is_online(disk)
+        }
         for changed in self._listeners:
             changed()
 
@@ -94,6 +100,13 @@ class Members:
         uuids = [disk.uuid for disk in request.disks]
         if "" in uuids or len(set(uuids)) < len(uuids):
             raise InvalidError(f"{who}: every disk has a uuid of its own; one folder was copied from another")
+        known = {disk.uuid for disk in self._machine.disks()}
+        for disk in request.disks:
+            if disk.number and disk.uuid not in known:
+                raise InvalidError(
+                    f"{who}: {disk.path} was disk {disk.number} and has been forgotten; nothing on it is "
+                    "needed: empty the folder to add it as a new disk, or take it out of the configuration"
+                )
         self._refuse_namesake(node)
         number = self._machine.register_node(node)
         answer = cluster_pb2.RegisterNodeReply(cluster_id=self._machine.cluster_id, node=number)
@@ -166,7 +179,26 @@ class Members:
         if silent:
             self.touch()
 
+    def forget_disk(self, disk: int) -> None:
+        """Take a disk that is offline out of the cluster. The caller made sure that no file needs it.
+
+        Raises NotFoundError, and InvalidError for a disk that is online.
+        """
+        if self.is_online(disk):
+            raise InvalidError(f"disk {disk} is online: only a lost disk can be forgotten")
+        self._machine.forget_disk(disk)
+        self._disks.pop(disk, None)
+        nodes = {info.number for info in self._machine.nodes()}
+        self._nodes = {number: life for number, life in self._nodes.items() if number in nodes}
+        self.touch()
+        log.warning("disk %d is forgotten", disk)
+
     # Views
+
+    def offline(self, for_s: float = 0.0) -> dict[int, float]:
+        """Registered disks that have been offline for `for_s` at least, and since when."""
+        limit_s = self._clock_s() - for_s
+        return {disk: since_s for disk, since_s in self._offline_since_s.items() if since_s <= limit_s}
 
     def is_online(self, disk: int) -> bool:
         """Whether the disk and its node are there."""

@@ -8,6 +8,8 @@ import trio
 from wormfs.client.options import ClientOptions
 from wormfs.client.peers import Peer
 from wormfs.core.errors import InvalidError, UnavailableError, WormError, WrongClusterError
+from wormfs.core.types import ChunkKey
+from wormfs.node.chunk_service import id_from
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext, UnaryHandler
 from wormfs.rpc.v1 import cluster_pb2 as pb
@@ -16,6 +18,7 @@ from wormfs.store.disk import Disk
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
+DAMAGED_MAX = 1000
 CALL_TIMEOUT_S = 2.0
 FORWARD_TIMEOUT_S = 10.0
 _PAUSE_MIN_S = 0.1
@@ -37,6 +40,11 @@ def disk_info(disk: Disk, node: int) -> pb.DiskInfo:
     )
 
 
+def damaged_message(disk: int, key: ChunkKey) -> pb.DamagedChunk:
+    """A chunk that cannot be read, as its node reports it."""
+    return pb.DamagedChunk(disk=disk, chunk=id_from(key))
+
+
 class Membership:
     """Joins through any of the `join` addresses, and stays joined."""
 
@@ -47,6 +55,12 @@ class Membership:
         self.cluster_id = next((disk.cluster_id for disk in disks if disk.cluster_id), "")
         self.map = pb.ClusterMap()
         self._peer: Peer | None = None
+        self._damaged: dict[tuple[int, ChunkKey], None] = {}
+
+    def note_damaged(self, disk: int, key: ChunkKey) -> None:
+        """A chunk cannot be read: the master is told with the next heartbeat."""
+        if len(self._damaged) < DAMAGED_MAX:
+            self._damaged[disk, key] = None
 
     def register(self, registry: Registry) -> None:
         """Add the Cluster service's handlers of a node that is not the master."""
@@ -58,6 +72,7 @@ class Membership:
         registry.add(m.CLUSTER_GET_POLICY, self._forwarder(m.CLUSTER_GET_POLICY))
         registry.add(m.CLUSTER_SET_POLICY, self._forwarder(m.CLUSTER_SET_POLICY))
         registry.add(m.CLUSTER_LOCATE, self._forwarder(m.CLUSTER_LOCATE))
+        registry.add(m.CLUSTER_FORGET_DISK, self._forwarder(m.CLUSTER_FORGET_DISK))
 
     def _forwarder(self, method: m.Method[m.Request, m.Reply]) -> UnaryHandler[m.Request, m.Reply]:
         async def forward(_: RequestContext, request: m.Request, __: DataBuffer | None) -> m.Reply:
@@ -138,7 +153,12 @@ class Membership:
         assert self._peer is not None
         request = pb.HeartbeatRequest(cluster_id=self.cluster_id, node=self._own.number)
         request.disks.extend(disk_info(disk, self._own.number) for disk in self._disks)
-        return (await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=CALL_TIMEOUT_S)).message.known
+        damaged = list(self._damaged)
+        request.damaged.extend(damaged_message(disk, key) for disk, key in damaged)
+        reply = await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=CALL_TIMEOUT_S)
+        for each in damaged:
+            del self._damaged[each]
+        return reply.message.known
 
     async def say_goodbye(self) -> None:
         """Tell the master that this node's disks are gone, so that nobody waits for them."""

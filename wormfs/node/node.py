@@ -7,7 +7,7 @@ disks' numbers, then the store, the services and last the servers: whoever conne
 import logging
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import trio
 
 from wormfs.client.peers import machine_id
 from wormfs.core.errors import ConfigError, DataLossError, DiskError, WrongClusterError
+from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import ChunkService
 from wormfs.node.cluster_service import ClusterService
@@ -27,6 +28,7 @@ from wormfs.node.links import NodeLinks
 from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members
 from wormfs.node.membership import HEARTBEAT_S, Membership, disk_info
+from wormfs.node.repair import Repair
 from wormfs.rpc.grpc_server import serve_grpc
 from wormfs.rpc.registry import Registry
 from wormfs.rpc.stream_server import serve_streams
@@ -115,11 +117,15 @@ class _Node:
             version=package_version(),
             machine_id=machine_id(),
         )
-        ChunkService(lambda: self.store, self.pool, self.drain).register(self.registry)
+        self.found_damaged: Callable[[int, ChunkKey], None] = lambda _disk, _key: None
+        ChunkService(lambda: self.store, self.pool, self.drain, self._note_damaged).register(self.registry)
         gateway_seeds = config.stream_addresses() if config.is_master else list(config.join)
         self.gateway_label = f"gateway of {config.name}"
         self.gateway = Gateway(lambda: gateway_seeds, self.gateway_label)
         self.gateway.register(self.registry)
+
+    def _note_damaged(self, disk: int, key: ChunkKey) -> None:
+        self.found_damaged(disk, key)
 
     def make_store(self, cluster_id: str) -> ChunkStore:
         """Serve the disks, numbered now, as `cluster_id`'s."""
@@ -164,6 +170,7 @@ class _Node:
     async def _run_member(self, task_status: trio.TaskStatus[None]) -> None:
         membership = self.membership = Membership(list(self.config.join), self.info, self.disks)
         membership.register(self.registry)
+        self.found_damaged = membership.note_damaged
         async with trio.open_nursery() as nursery:
             await self.serve(nursery)
             task_status.started()
@@ -187,20 +194,33 @@ class _Node:
         for session in machine.sessions():
             if session.label == self.gateway_label:
                 machine.close_session(session.session_id)  # our own process's, before it ended
+        Repair.close_old_sessions(machine)
         store = self.make_store(machine.cluster_id)
         async with trio.open_nursery() as nursery:
             links = NodeLinks(members, nursery)
             health = Health(machine, members)
             master = MasterService(machine, members, lease_s=self.config.lease_s, random=random.Random())
             master.register(self.registry)
-            ClusterService(machine, members, master, health, links, disk_count=len(self.disks)).register(
-                self.registry
+            repair = Repair(
+                machine,
+                members,
+                master,
+                links,
+                after_s=self.config.repair_after_s,
+                rate_bytes=self.config.repair_rate_bytes,
+                random=random.Random(),
+                round_ended=health.note_change,
             )
+            self.found_damaged = repair.note_damaged
+            ClusterService(
+                machine, members, master, health, links, repair, disk_count=len(self.disks)
+            ).register(self.registry)
             await nursery.start(machine.run)
             await nursery.start(store.run)
             await nursery.start(master.run)
             await self.serve(nursery)
             nursery.start_soon(health.run)
+            nursery.start_soon(repair.run)
             nursery.start_soon(Collector(machine, members, links, master).run)
             nursery.start_soon(self.gateway.run)
             nursery.start_soon(self._watch_disks, machine, members)

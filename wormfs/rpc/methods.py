@@ -104,6 +104,8 @@ METADATA_COMMIT_WRITE = Method(
 )
 METADATA_SYNC = Method("wormfs.v1.Metadata/Sync", metadata_pb2.SyncRequest, types_pb2.Empty)
 
+CLUSTER_FORGET_DISK = Method("wormfs.v1.Cluster/ForgetDisk", cluster_pb2.ForgetDiskRequest, types_pb2.Empty)
+
 FILESYSTEM_RESOLVE = Method(
     "wormfs.v1.FileSystem/Resolve", filesystem_pb2.ResolveRequest, filesystem_pb2.AttrReply
 )

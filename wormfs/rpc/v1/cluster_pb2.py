@@ -23,53 +23,60 @@ _sym_db = _symbol_database.Default()
 
 
 from wormfs.rpc.v1 import types_pb2 as wormfs_dot_v1_dot_types__pb2
+from wormfs.rpc.v1 import chunk_pb2 as wormfs_dot_v1_dot_chunk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17wormfs/v1/cluster.proto\x12\twormfs.v1\x1a\x15wormfs/v1/types.proto\"\xa3\x01\n\x08\x44iskInfo\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\r\x12\x0c\n\x04path\x18\x04 \x01(\t\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.wormfs.v1.DiskState\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\x12\x12\n\nfree_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07problem\x18\x08 \x01(\t\"\x96\x01\n\x08NodeInfo\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x14\n\x0cgrpc_address\x18\x04 \x01(\t\x12\x0e\n\x06online\x18\x05 \x01(\x08\x12\x0e\n\x06master\x18\x06 \x01(\x08\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x12\n\nmachine_id\x18\x08 \x01(\t\"\x16\n\x14GetClusterMapRequest\"\xaa\x01\n\nClusterMap\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\"\n\x05nodes\x18\x04 \x03(\x0b\x32\x13.wormfs.v1.NodeInfo\x12\"\n\x05\x64isks\x18\x05 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\x12!\n\x06policy\x18\x06 \x01(\x0b\x32\x11.wormfs.v1.Policy\"p\n\x13RegisterNodeRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12!\n\x04node\x18\x02 \x01(\x0b\x32\x13.wormfs.v1.NodeInfo\x12\"\n\x05\x64isks\x18\x03 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\"Y\n\x11RegisterNodeReply\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\r\x12\"\n\x05\x64isks\x18\x03 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\"X\n\x10HeartbeatRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\r\x12\"\n\x05\x64isks\x18\x03 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\"\x1f\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\"\x12\n\x10GetStatusRequest\"\x8d\x03\n\x0bStatusReply\x12\"\n\x03map\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.ClusterMap\x12\x0e\n\x06master\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x18\n\x10\x64urable_sequence\x18\x05 \x01(\x04\x12\x15\n\rsession_count\x18\x06 \x01(\r\x12\x13\n\x0binode_count\x18\x07 \x01(\x04\x12\x14\n\x0cstripe_count\x18\x08 \x01(\x04\x12\x1b\n\x13garbage_chunk_count\x18\t \x01(\x04\x12\x1b\n\x13missing_chunk_count\x18\n \x01(\x04\x12\"\n\x1astripes_one_loss_from_loss\x18\x0b \x01(\x04\x12\x14\n\x0cstripes_lost\x18\x0c \x01(\x04\x12\x16\n\x0emetadata_disks\x18\r \x03(\t\x12\x1e\n\x16metadata_copies_wanted\x18\x0e \x01(\r\x12\x10\n\x08warnings\x18\x0f \x03(\t\x12\x0e\n\x06health\x18\x10 \x01(\t\"\x12\n\x10GetPolicyRequest\"5\n\x10SetPolicyRequest\x12!\n\x06policy\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Policy\"A\n\rLocateRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61\x66ter_index\x18\x02 \x01(\x04\x12\r\n\x05limit\x18\x03 \x01(\r\"h\n\nChunkPlace\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0c\n\x04\x64isk\x18\x03 \x01(\r\x12\x11\n\tdisk_path\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0e\n\x06online\x18\x06 \x01(\x08\"W\n\x0bStripePlace\x12!\n\x06stripe\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Stripe\x12%\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x15.wormfs.v1.ChunkPlace\"\x84\x01\n\x0bLocateReply\x12)\n\nattributes\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12\'\n\x07stripes\x18\x02 \x03(\x0b\x32\x16.wormfs.v1.StripePlace\x12\x14\n\x0cinline_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\"\"\n\x0b\x46sckRequest\x12\x13\n\x0bverify_data\x18\x01 \x01(\x08\"W\n\tFsckReply\x12\x0f\n\x07problem\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x63hecked\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x08*V\n\tDiskState\x12\x1a\n\x16\x44ISK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44ISK_STATE_ONLINE\x10\x01\x12\x16\n\x12\x44ISK_STATE_OFFLINE\x10\x02\x32\x95\x04\n\x07\x43luster\x12G\n\rGetClusterMap\x12\x1f.wormfs.v1.GetClusterMapRequest\x1a\x15.wormfs.v1.ClusterMap\x12L\n\x0cRegisterNode\x12\x1e.wormfs.v1.RegisterNodeRequest\x1a\x1c.wormfs.v1.RegisterNodeReply\x12\x43\n\tHeartbeat\x12\x1b.wormfs.v1.HeartbeatRequest\x1a\x19.wormfs.v1.HeartbeatReply\x12@\n\tGetStatus\x12\x1b.wormfs.v1.GetStatusRequest\x1a\x16.wormfs.v1.StatusReply\x12;\n\tGetPolicy\x12\x1b.wormfs.v1.GetPolicyRequest\x1a\x11.wormfs.v1.Policy\x12;\n\tSetPolicy\x12\x1b.wormfs.v1.SetPolicyRequest\x1a\x11.wormfs.v1.Policy\x12:\n\x06Locate\x12\x18.wormfs.v1.LocateRequest\x1a\x16.wormfs.v1.LocateReply\x12\x36\n\x04\x46sck\x12\x16.wormfs.v1.FsckRequest\x1a\x14.wormfs.v1.FsckReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17wormfs/v1/cluster.proto\x12\twormfs.v1\x1a\x15wormfs/v1/types.proto\x1a\x15wormfs/v1/chunk.proto\"\xa3\x01\n\x08\x44iskInfo\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\r\x12\x0c\n\x04path\x18\x04 \x01(\t\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.wormfs.v1.DiskState\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\x12\x12\n\nfree_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07problem\x18\x08 \x01(\t\"\x96\x01\n\x08NodeInfo\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x14\n\x0cgrpc_address\x18\x04 \x01(\t\x12\x0e\n\x06online\x18\x05 \x01(\x08\x12\x0e\n\x06master\x18\x06 \x01(\x08\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x12\n\nmachine_id\x18\x08 \x01(\t\"\x16\n\x14GetClusterMapRequest\"\xaa\x01\n\nClusterMap\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\"\n\x05nodes\x18\x04 \x03(\x0b\x32\x13.wormfs.v1.NodeInfo\x12\"\n\x05\x64isks\x18\x05 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\x12!\n\x06policy\x18\x06 \x01(\x0b\x32\x11.wormfs.v1.Policy\"p\n\x13RegisterNodeRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12!\n\x04node\x18\x02 \x01(\x0b\x32\x13.wormfs.v1.NodeInfo\x12\"\n\x05\x64isks\x18\x03 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\"Y\n\x11RegisterNodeReply\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\r\x12\"\n\x05\x64isks\x18\x03 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\"\x82\x01\n\x10HeartbeatRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\r\x12\"\n\x05\x64isks\x18\x03 \x03(\x0b\x32\x13.wormfs.v1.DiskInfo\x12(\n\x07\x64\x61maged\x18\x04 \x03(\x0b\x32\x17.wormfs.v1.DamagedChunk\"?\n\x0c\x44\x61magedChunk\x12\x0c\n\x04\x64isk\x18\x01 \x01(\r\x12!\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.wormfs.v1.ChunkId\"\x1f\n\x0eHeartbeatReply\x12\r\n\x05known\x18\x01 \x01(\x08\"\x12\n\x10GetStatusRequest\"\xb6\x03\n\x0bStatusReply\x12\"\n\x03map\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.ClusterMap\x12\x0e\n\x06master\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x18\n\x10\x64urable_sequence\x18\x05 \x01(\x04\x12\x15\n\rsession_count\x18\x06 \x01(\r\x12\x13\n\x0binode_count\x18\x07 \x01(\x04\x12\x14\n\x0cstripe_count\x18\x08 \x01(\x04\x12\x1b\n\x13garbage_chunk_count\x18\t \x01(\x04\x12\x1b\n\x13missing_chunk_count\x18\n \x01(\x04\x12\"\n\x1astripes_one_loss_from_loss\x18\x0b \x01(\x04\x12\x14\n\x0cstripes_lost\x18\x0c \x01(\x04\x12\x16\n\x0emetadata_disks\x18\r \x03(\t\x12\x1e\n\x16metadata_copies_wanted\x18\x0e \x01(\r\x12\x10\n\x08warnings\x18\x0f \x03(\t\x12\x0e\n\x06health\x18\x10 \x01(\t\x12\'\n\x06repair\x18\x11 \x01(\x0b\x32\x17.wormfs.v1.RepairStatus\"\xe0\x01\n\x0cRepairStatus\x12\x17\n\x0fwaiting_stripes\x18\x01 \x01(\x04\x12\x15\n\rwaiting_bytes\x18\x02 \x01(\x04\x12\x17\n\x0frebuilt_stripes\x18\x03 \x01(\x04\x12\x15\n\rrebuilt_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fwidened_stripes\x18\x05 \x01(\x04\x12\x15\n\rstuck_stripes\x18\x06 \x01(\x04\x12\x14\n\x0cstuck_reason\x18\x07 \x01(\t\x12\x15\n\rpending_disks\x18\x08 \x01(\r\x12\x13\n\x0b\x65mpty_disks\x18\t \x03(\r\"!\n\x11\x46orgetDiskRequest\x12\x0c\n\x04\x64isk\x18\x01 \x01(\r\"\x12\n\x10GetPolicyRequest\"5\n\x10SetPolicyRequest\x12!\n\x06policy\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Policy\"A\n\rLocateRequest\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61\x66ter_index\x18\x02 \x01(\x04\x12\r\n\x05limit\x18\x03 \x01(\r\"h\n\nChunkPlace\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0c\n\x04\x64isk\x18\x03 \x01(\r\x12\x11\n\tdisk_path\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0e\n\x06online\x18\x06 \x01(\x08\"W\n\x0bStripePlace\x12!\n\x06stripe\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Stripe\x12%\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x15.wormfs.v1.ChunkPlace\"\x84\x01\n\x0bLocateReply\x12)\n\nattributes\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12\'\n\x07stripes\x18\x02 \x03(\x0b\x32\x16.wormfs.v1.StripePlace\x12\x14\n\x0cinline_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\"\"\n\x0b\x46sckRequest\x12\x13\n\x0bverify_data\x18\x01 \x01(\x08\"W\n\tFsckReply\x12\x0f\n\x07problem\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x63hecked\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x05 \x01(\x08*V\n\tDiskState\x12\x1a\n\x16\x44ISK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44ISK_STATE_ONLINE\x10\x01\x12\x16\n\x12\x44ISK_STATE_OFFLINE\x10\x02\x32\xd3\x04\n\x07\x43luster\x12G\n\rGetClusterMap\x12\x1f.wormfs.v1.GetClusterMapRequest\x1a\x15.wormfs.v1.ClusterMap\x12L\n\x0cRegisterNode\x12\x1e.wormfs.v1.RegisterNodeRequest\x1a\x1c.wormfs.v1.RegisterNodeReply\x12\x43\n\tHeartbeat\x12\x1b.wormfs.v1.HeartbeatRequest\x1a\x19.wormfs.v1.HeartbeatReply\x12@\n\tGetStatus\x12\x1b.wormfs.v1.GetStatusRequest\x1a\x16.wormfs.v1.StatusReply\x12;\n\tGetPolicy\x12\x1b.wormfs.v1.GetPolicyRequest\x1a\x11.wormfs.v1.Policy\x12;\n\tSetPolicy\x12\x1b.wormfs.v1.SetPolicyRequest\x1a\x11.wormfs.v1.Policy\x12:\n\x06Locate\x12\x18.wormfs.v1.LocateRequest\x1a\x16.wormfs.v1.LocateReply\x12\x36\n\x04\x46sck\x12\x16.wormfs.v1.FsckRequest\x1a\x14.wormfs.v1.FsckReply0\x01\x12<\n\nForgetDisk\x12\x1c.wormfs.v1.ForgetDiskRequest\x1a\x10.wormfs.v1.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wormfs.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DISKSTATE']._serialized_start=1922
-  _globals['_DISKSTATE']._serialized_end=2008
-  _globals['_DISKINFO']._serialized_start=62
-  _globals['_DISKINFO']._serialized_end=225
-  _globals['_NODEINFO']._serialized_start=228
-  _globals['_NODEINFO']._serialized_end=378
-  _globals['_GETCLUSTERMAPREQUEST']._serialized_start=380
-  _globals['_GETCLUSTERMAPREQUEST']._serialized_end=402
-  _globals['_CLUSTERMAP']._serialized_start=405
-  _globals['_CLUSTERMAP']._serialized_end=575
-  _globals['_REGISTERNODEREQUEST']._serialized_start=577
-  _globals['_REGISTERNODEREQUEST']._serialized_end=689
-  _globals['_REGISTERNODEREPLY']._serialized_start=691
-  _globals['_REGISTERNODEREPLY']._serialized_end=780
-  _globals['_HEARTBEATREQUEST']._serialized_start=782
-  _globals['_HEARTBEATREQUEST']._serialized_end=870
-  _globals['_HEARTBEATREPLY']._serialized_start=872
-  _globals['_HEARTBEATREPLY']._serialized_end=903
-  _globals['_GETSTATUSREQUEST']._serialized_start=905
-  _globals['_GETSTATUSREQUEST']._serialized_end=923
-  _globals['_STATUSREPLY']._serialized_start=926
-  _globals['_STATUSREPLY']._serialized_end=1323
-  _globals['_GETPOLICYREQUEST']._serialized_start=1325
-  _globals['_GETPOLICYREQUEST']._serialized_end=1343
-  _globals['_SETPOLICYREQUEST']._serialized_start=1345
-  _globals['_SETPOLICYREQUEST']._serialized_end=1398
-  _globals['_LOCATEREQUEST']._serialized_start=1400
-  _globals['_LOCATEREQUEST']._serialized_end=1465
-  _globals['_CHUNKPLACE']._serialized_start=1467
-  _globals['_CHUNKPLACE']._serialized_end=1571
-  _globals['_STRIPEPLACE']._serialized_start=1573
-  _globals['_STRIPEPLACE']._serialized_end=1660
-  _globals['_LOCATEREPLY']._serialized_start=1663
-  _globals['_LOCATEREPLY']._serialized_end=1795
-  _globals['_FSCKREQUEST']._serialized_start=1797
-  _globals['_FSCKREQUEST']._serialized_end=1831
-  _globals['_FSCKREPLY']._serialized_start=1833
-  _globals['_FSCKREPLY']._serialized_end=1920
-  _globals['_CLUSTER']._serialized_start=2011
-  _globals['_CLUSTER']._serialized_end=2544
+  _globals['_DISKSTATE']._serialized_start=2356
+  _globals['_DISKSTATE']._serialized_end=2442
+  _globals['_DISKINFO']._serialized_start=85
+  _globals['_DISKINFO']._serialized_end=248
+  _globals['_NODEINFO']._serialized_start=251
+  _globals['_NODEINFO']._serialized_end=401
+  _globals['_GETCLUSTERMAPREQUEST']._serialized_start=403
+  _globals['_GETCLUSTERMAPREQUEST']._serialized_end=425
+  _globals['_CLUSTERMAP']._serialized_start=428
+  _globals['_CLUSTERMAP']._serialized_end=598
+  _globals['_REGISTERNODEREQUEST']._serialized_start=600
+  _globals['_REGISTERNODEREQUEST']._serialized_end=712
+  _globals['_REGISTERNODEREPLY']._serialized_start=714
+  _globals['_REGISTERNODEREPLY']._serialized_end=803
+  _globals['_HEARTBEATREQUEST']._serialized_start=806
+  _globals['_HEARTBEATREQUEST']._serialized_end=936
+  _globals['_DAMAGEDCHUNK']._serialized_start=938
+  _globals['_DAMAGEDCHUNK']._serialized_end=1001
+  _globals['_HEARTBEATREPLY']._serialized_start=1003
+  _globals['_HEARTBEATREPLY']._serialized_end=1034
+  _globals['_GETSTATUSREQUEST']._serialized_start=1036
+  _globals['_GETSTATUSREQUEST']._serialized_end=1054
+  _globals['_STATUSREPLY']._serialized_start=1057
+  _globals['_STATUSREPLY']._serialized_end=1495
+  _globals['_REPAIRSTATUS']._serialized_start=1498
+  _globals['_REPAIRSTATUS']._serialized_end=1722
+  _globals['_FORGETDISKREQUEST']._serialized_start=1724
+  _globals['_FORGETDISKREQUEST']._serialized_end=1757
+  _globals['_GETPOLICYREQUEST']._serialized_start=1759
+  _globals['_GETPOLICYREQUEST']._serialized_end=1777
+  _globals['_SETPOLICYREQUEST']._serialized_start=1779
+  _globals['_SETPOLICYREQUEST']._serialized_end=1832
+  _globals['_LOCATEREQUEST']._serialized_start=1834
+  _globals['_LOCATEREQUEST']._serialized_end=1899
+  _globals['_CHUNKPLACE']._serialized_start=1901
+  _globals['_CHUNKPLACE']._serialized_end=2005
+  _globals['_STRIPEPLACE']._serialized_start=2007
+  _globals['_STRIPEPLACE']._serialized_end=2094
+  _globals['_LOCATEREPLY']._serialized_start=2097
+  _globals['_LOCATEREPLY']._serialized_end=2229
+  _globals['_FSCKREQUEST']._serialized_start=2231
+  _globals['_FSCKREQUEST']._serialized_end=2265
+  _globals['_FSCKREPLY']._serialized_start=2267
+  _globals['_FSCKREPLY']._serialized_end=2354
+  _globals['_CLUSTER']._serialized_start=2445
+  _globals['_CLUSTER']._serialized_end=3040
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from wormfs.rpc.v1 import types_pb2 as _types_pb2
+from wormfs.rpc.v1 import chunk_pb2 as _chunk_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -98,14 +99,24 @@ class RegisterNodeReply(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[DiskInfo, _Mapping]]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("cluster_id", "node", "disks")
+    __slots__ = ("cluster_id", "node", "disks", "damaged")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     DISKS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     node: int
     disks: _containers.RepeatedCompositeFieldContainer[DiskInfo]
-    def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[DiskInfo, _Mapping]]] = ...) -> None: ...
+    damaged: _containers.RepeatedCompositeFieldContainer[DamagedChunk]
+    def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[DiskInfo, _Mapping]]] = ..., damaged: _Optional[_Iterable[_Union[DamagedChunk, _Mapping]]] = ...) -> None: ...
+
+class DamagedChunk(_message.Message):
+    __slots__ = ("disk", "chunk")
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    disk: int
+    chunk: _chunk_pb2.ChunkId
+    def __init__(self, disk: _Optional[int] = ..., chunk: _Optional[_Union[_chunk_pb2.ChunkId, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("known",)
@@ -118,7 +129,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("map", "master", "engine", "sequence", "durable_sequence", "session_count", "inode_count", "stripe_count", "garbage_chunk_count", "missing_chunk_count", "stripes_one_loss_from_loss", "stripes_lost", "metadata_disks", "metadata_copies_wanted", "warnings", "health")
+    __slots__ = ("map", "master", "engine", "sequence", "durable_sequence", "session_count", "inode_count", "stripe_count", "garbage_chunk_count", "missing_chunk_count", "stripes_one_loss_from_loss", "stripes_lost", "metadata_disks", "metadata_copies_wanted", "warnings", "health", "repair")
     MAP_FIELD_NUMBER: _ClassVar[int]
     MASTER_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +146,7 @@ class StatusReply(_message.Message):
     METADATA_COPIES_WANTED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
+    REPAIR_FIELD_NUMBER: _ClassVar[int]
     map: ClusterMap
     master: str
     engine: str
@@ -151,7 +163,36 @@ class StatusReply(_message.Message):
     metadata_copies_wanted: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
     health: str
-    def __init__(self, map: _Optional[_Union[ClusterMap, _Mapping]] = ..., master: _Optional[str] = ..., engine: _Optional[str] = ..., sequence: _Optional[int] = ..., durable_sequence: _Optional[int] = ..., session_count: _Optional[int] = ..., inode_count: _Optional[int] = ..., stripe_count: _Optional[int] = ..., garbage_chunk_count: _Optional[int] = ..., missing_chunk_count: _Optional[int] = ..., stripes_one_loss_from_loss: _Optional[int] = ..., stripes_lost: _Optional[int] = ..., metadata_disks: _Optional[_Iterable[str]] = ..., metadata_copies_wanted: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., health: _Optional[str] = ...) -> None: ...
+    repair: RepairStatus
+    def __init__(self, map: _Optional[_Union[ClusterMap, _Mapping]] = ..., master: _Optional[str] = ..., engine: _Optional[str] = ..., sequence: _Optional[int] = ..., durable_sequence: _Optional[int] = ..., session_count: _Optional[int] = ..., inode_count: _Optional[int] = ..., stripe_count: _Optional[int] = ..., garbage_chunk_count: _Optional[int] = ..., missing_chunk_count: _Optional[int] = ..., stripes_one_loss_from_loss: _Optional[int] = ..., stripes_lost: _Optional[int] = ..., metadata_disks: _Optional[_Iterable[str]] = ..., metadata_copies_wanted: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., health: _Optional[str] = ..., repair: _Optional[_Union[RepairStatus, _Mapping]] = ...) -> None: ...
+
+class RepairStatus(_message.Message):
+    __slots__ = ("waiting_stripes", "waiting_bytes", "rebuilt_stripes", "rebuilt_bytes", "widened_stripes", "stuck_stripes", "stuck_reason", "pending_disks", "empty_disks")
+    WAITING_STRIPES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REBUILT_STRIPES_FIELD_NUMBER: _ClassVar[int]
+    REBUILT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WIDENED_STRIPES_FIELD_NUMBER: _ClassVar[int]
+    STUCK_STRIPES_FIELD_NUMBER: _ClassVar[int]
+    STUCK_REASON_FIELD_NUMBER: _ClassVar[int]
+    PENDING_DISKS_FIELD_NUMBER: _ClassVar[int]
+    EMPTY_DISKS_FIELD_NUMBER: _ClassVar[int]
+    waiting_stripes: int
+    waiting_bytes: int
+    rebuilt_stripes: int
+    rebuilt_bytes: int
+    widened_stripes: int
+    stuck_stripes: int
+    stuck_reason: str
+    pending_disks: int
+    empty_disks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, waiting_stripes: _Optional[int] = ..., waiting_bytes: _Optional[int] = ..., rebuilt_stripes: _Optional[int] = ..., rebuilt_bytes: _Optional[int] = ..., widened_stripes: _Optional[int] = ..., stuck_stripes: _Optional[int] = ..., stuck_reason: _Optional[str] = ..., pending_disks: _Optional[int] = ..., empty_disks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ForgetDiskRequest(_message.Message):
+    __slots__ = ("disk",)
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    disk: int
+    def __init__(self, disk: _Optional[int] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
     __slots__ = ()

@@ -75,6 +75,11 @@ class ClusterStub:
                 request_serializer=wormfs_dot_v1_dot_cluster__pb2.FsckRequest.SerializeToString,
                 response_deserializer=wormfs_dot_v1_dot_cluster__pb2.FsckReply.FromString,
                 _registered_method=True)
+        self.ForgetDisk = channel.unary_unary(
+                '/wormfs.v1.Cluster/ForgetDisk',
+                request_serializer=wormfs_dot_v1_dot_cluster__pb2.ForgetDiskRequest.SerializeToString,
+                response_deserializer=wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer:
@@ -128,6 +133,13 @@ class ClusterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetDisk(self, request, context):
+        """refused while any file needs a chunk on it
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -170,6 +182,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Fsck,
                     request_deserializer=wormfs_dot_v1_dot_cluster__pb2.FsckRequest.FromString,
                     response_serializer=wormfs_dot_v1_dot_cluster__pb2.FsckReply.SerializeToString,
+            ),
+            'ForgetDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetDisk,
+                    request_deserializer=wormfs_dot_v1_dot_cluster__pb2.ForgetDiskRequest.FromString,
+                    response_serializer=wormfs_dot_v1_dot_types__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -388,6 +405,33 @@ class Cluster:
             '/wormfs.v1.Cluster/Fsck',
             wormfs_dot_v1_dot_cluster__pb2.FsckRequest.SerializeToString,
             wormfs_dot_v1_dot_cluster__pb2.FsckReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wormfs.v1.Cluster/ForgetDisk',
+            wormfs_dot_v1_dot_cluster__pb2.ForgetDiskRequest.SerializeToString,
+            wormfs_dot_v1_dot_types__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,7 @@ class OperationDone(_message.Message):
     def __init__(self, session_id: _Optional[int] = ..., operation: _Optional[int] = ..., acknowledged: _Optional[int] = ..., reply: _Optional[bytes] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("cluster_formed", "policy_set", "node_registered", "disk_registered", "session_opened", "session_closed", "inode_made", "entry_linked", "entry_removed", "entry_renamed", "attributes_set", "xattr_set", "xattr_removed", "stripes_allocated", "stripes_abandoned", "file_written", "file_truncated", "orphan_freed", "chunks_collected", "master_elected")
+    __slots__ = ("cluster_formed", "policy_set", "node_registered", "disk_registered", "session_opened", "session_closed", "inode_made", "entry_linked", "entry_removed", "entry_renamed", "attributes_set", "xattr_set", "xattr_removed", "stripes_allocated", "stripes_abandoned", "file_written", "file_truncated", "orphan_freed", "chunks_collected", "master_elected", "stripe_replaced", "disk_forgotten")
     CLUSTER_FORMED_FIELD_NUMBER: _ClassVar[int]
     POLICY_SET_FIELD_NUMBER: _ClassVar[int]
     NODE_REGISTERED_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,8 @@ class Event(_message.Message):
     ORPHAN_FREED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_COLLECTED_FIELD_NUMBER: _ClassVar[int]
     MASTER_ELECTED_FIELD_NUMBER: _ClassVar[int]
+    STRIPE_REPLACED_FIELD_NUMBER: _ClassVar[int]
+    DISK_FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     cluster_formed: ClusterFormed
     policy_set: PolicySet
     node_registered: NodeRegistered
@@ -75,7 +77,9 @@ class Event(_message.Message):
     orphan_freed: OrphanFreed
     chunks_collected: ChunksCollected
     master_elected: MasterElected
-    def __init__(self, cluster_formed: _Optional[_Union[ClusterFormed, _Mapping]] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., node_registered: _Optional[_Union[NodeRegistered, _Mapping]] = ..., disk_registered: _Optional[_Union[DiskRegistered, _Mapping]] = ..., session_opened: _Optional[_Union[SessionOpened, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., inode_made: _Optional[_Union[InodeMade, _Mapping]] = ..., entry_linked: _Optional[_Union[EntryLinked, _Mapping]] = ..., entry_removed: _Optional[_Union[EntryRemoved, _Mapping]] = ..., entry_renamed: _Optional[_Union[EntryRenamed, _Mapping]] = ..., attributes_set: _Optional[_Union[AttributesSet, _Mapping]] = ..., xattr_set: _Optional[_Union[XattrSet, _Mapping]] = ..., xattr_removed: _Optional[_Union[XattrRemoved, _Mapping]] = ..., stripes_allocated: _Optional[_Union[StripesAllocated, _Mapping]] = ..., stripes_abandoned: _Optional[_Union[StripesAbandoned, _Mapping]] = ..., file_written: _Optional[_Union[FileWritten, _Mapping]] = ..., file_truncated: _Optional[_Union[FileTruncated, _Mapping]] = ..., orphan_freed: _Optional[_Union[OrphanFreed, _Mapping]] = ..., chunks_collected: _Optional[_Union[ChunksCollected, _Mapping]] = ..., master_elected: _Optional[_Union[MasterElected, _Mapping]] = ...) -> None: ...
+    stripe_replaced: StripeReplaced
+    disk_forgotten: DiskForgotten
+    def __init__(self, cluster_formed: _Optional[_Union[ClusterFormed, _Mapping]] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., node_registered: _Optional[_Union[NodeRegistered, _Mapping]] = ..., disk_registered: _Optional[_Union[DiskRegistered, _Mapping]] = ..., session_opened: _Optional[_Union[SessionOpened, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., inode_made: _Optional[_Union[InodeMade, _Mapping]] = ..., entry_linked: _Optional[_Union[EntryLinked, _Mapping]] = ..., entry_removed: _Optional[_Union[EntryRemoved, _Mapping]] = ..., entry_renamed: _Optional[_Union[EntryRenamed, _Mapping]] = ..., attributes_set: _Optional[_Union[AttributesSet, _Mapping]] = ..., xattr_set: _Optional[_Union[XattrSet, _Mapping]] = ..., xattr_removed: _Optional[_Union[XattrRemoved, _Mapping]] = ..., stripes_allocated: _Optional[_Union[StripesAllocated, _Mapping]] = ..., stripes_abandoned: _Optional[_Union[StripesAbandoned, _Mapping]] = ..., file_written: _Optional[_Union[FileWritten, _Mapping]] = ..., file_truncated: _Optional[_Union[FileTruncated, _Mapping]] = ..., orphan_freed: _Optional[_Union[OrphanFreed, _Mapping]] = ..., chunks_collected: _Optional[_Union[ChunksCollected, _Mapping]] = ..., master_elected: _Optional[_Union[MasterElected, _Mapping]] = ..., stripe_replaced: _Optional[_Union[StripeReplaced, _Mapping]] = ..., disk_forgotten: _Optional[_Union[DiskForgotten, _Mapping]] = ...) -> None: ...
 
 class ClusterFormed(_message.Message):
     __slots__ = ("cluster_id", "name", "policy")
@@ -282,6 +286,24 @@ class ChunksCollected(_message.Message):
     disk: int
     stripe_ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, disk: _Optional[int] = ..., stripe_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StripeReplaced(_message.Message):
+    __slots__ = ("inode", "stripes", "old_stripe_id")
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    STRIPES_FIELD_NUMBER: _ClassVar[int]
+    OLD_STRIPE_ID_FIELD_NUMBER: _ClassVar[int]
+    inode: int
+    stripes: _containers.RepeatedCompositeFieldContainer[_types_pb2.Stripe]
+    old_stripe_id: int
+    def __init__(self, inode: _Optional[int] = ..., stripes: _Optional[_Iterable[_Union[_types_pb2.Stripe, _Mapping]]] = ..., old_stripe_id: _Optional[int] = ...) -> None: ...
+
+class DiskForgotten(_message.Message):
+    __slots__ = ("disk", "node")
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    disk: int
+    node: int
+    def __init__(self, disk: _Optional[int] = ..., node: _Optional[int] = ...) -> None: ...
 
 class MasterElected(_message.Message):
     __slots__ = ("epoch", "node")

@@ -176,6 +176,22 @@ class CommitWriteRequest(_message.Message):
     mtime_ns: int
     def __init__(self, caller: _Optional[_Union[_types_pb2.Caller, _Mapping]] = ..., inode: _Optional[int] = ..., stripes: _Optional[_Iterable[_Union[_types_pb2.Stripe, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[_types_pb2.Extent, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
 
+class ReplaceStripeRequest(_message.Message):
+    __slots__ = ("caller", "inode", "holder", "index", "old_stripe_id", "new_stripe_id")
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OLD_STRIPE_ID_FIELD_NUMBER: _ClassVar[int]
+    NEW_STRIPE_ID_FIELD_NUMBER: _ClassVar[int]
+    caller: _types_pb2.Caller
+    inode: int
+    holder: int
+    index: int
+    old_stripe_id: int
+    new_stripe_id: int
+    def __init__(self, caller: _Optional[_Union[_types_pb2.Caller, _Mapping]] = ..., inode: _Optional[int] = ..., holder: _Optional[int] = ..., index: _Optional[int] = ..., old_stripe_id: _Optional[int] = ..., new_stripe_id: _Optional[int] = ...) -> None: ...
+
 class SyncRequest(_message.Message):
     __slots__ = ("session_id",)
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,69 @@
+"""What repair does about a stripe: a pure function of its record and of which disks are there.
+
+A stripe is *rebuilt* when a chunk of it is gone for good (its disk is gone) or found missing or
+damaged, and *widened* when it was written narrower than the policy while disks were missing. Both
+are the same work: read any k chunks, encode anew, put k+m chunks under a new stripe id, switch.
+A rebuilt stripe keeps its own m; its k follows the policy where their m agree, and narrows where
+disks are few, so that it survives m losses again wherever that can be had.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import IntEnum
+
+from wormfs.core.records import Stripe
+from wormfs.core.types import Policy
+
+
+class Need(IntEnum):
+    """What a stripe needs, most urgent first."""
+
+    REBUILD_NOW = 1  # one more loss loses it
+    REBUILD = 2
+    WIDEN = 3
+    NOTHING = 4
+    DISKS = 5  # to be rebuilt, but too few disks are there to write it to
+    CHUNKS = 6  # fewer than k chunks can be read: it waits for disks to come back
+
+
+URGENCY = (Need.REBUILD_NOW, Need.REBUILD, Need.WIDEN)
+"""What can be worked at, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Which disks are there. `gone` (given up) is a part of `offline`; `usable_count` take new chunks."""
+
+    policy: Policy
+    offline: frozenset[int]
+    gone: frozenset[int]
+    usable_count: int
+    widen: bool = True  # the disks have been as they are long enough
+
+
+def target_policy(stripe: Stripe, policy: Policy) -> Policy:
+    """How the stripe should be spread when every disk is there."""
+    k = policy.k if stripe.m == policy.m else stripe.k
+    return Policy(k, stripe.m, stripe.chunk_length_bytes, policy.codec)
+
+
+def readable_chunks(stripe: Stripe, offline: Collection[int], damaged: Collection[int]) -> list[int]:
+    """Indexes of the chunks that can be read, data chunks first."""
+    return [index for index, disk in enumerate(stripe.disks) if disk not in offline and index not in damaged]
+
+
+def need_of(stripe: Stripe, situation: Situation, damaged: Collection[int] = ()) -> Need:
+    """What to do about a stripe; `damaged`: indexes of chunks known to be missing or damaged."""
+    lost = sum(disk in situation.gone or index in damaged for index, disk in enumerate(stripe.disks))
+    wanted = target_policy(stripe, situation.policy)
+    k = min(wanted.k, situation.usable_count - wanted.m)
+    if not lost:
+        if situation.widen and not situation.offline.intersection(stripe.disks) and stripe.k < k:
+            return Need.WIDEN
+        return Need.NOTHING
+    readable = len(readable_chunks(stripe, situation.offline, damaged))
+    if readable < stripe.k:
+        return Need.CHUNKS
+    if k < 1:
+        return Need.DISKS
+    return Need.REBUILD_NOW if readable == stripe.k else Need.REBUILD
