@@ -89,6 +89,10 @@ class FileWriter:
                 return state
         return but if but.inode in self._held else None
 
+    def let_go(self, state: InodeState) -> None:
+        """The inode is closed and clean."""
+        self._held.pop(state.inode, None)
+
     def truncated(self, state: InodeState, size_bytes: int) -> None:
         """Forget uncommitted bytes past a new, smaller size; nothing is being stored."""
         size = state.stripe_size_bytes

@@ -154,6 +154,7 @@ class LeasedStates:
         else:
             self._page_changes.pop(inode, None)
         self._stripe_writer.done_with(inode)
+        self._writer.let_go(state)
         self._reader.drop(inode)
         del self._states[inode]
 

@@ -502,6 +502,8 @@ class MasterService:
         if granted is None:
             number = self._machine.open_session(request.label)
             self.leases.open_session(number, now_s)
+            for inode in request.open_inodes:  # open in the session that expired, and still in the mount
+                self.leases.opened(number, inode)
             log.info("session %d opened by %s (%s)", number, request.label, context.peer)
         else:
             number = request.session_id
