@@ -68,7 +68,7 @@ def test_sigterm_writes_back_and_unmounts(served: Cluster, point: Path) -> None:
 def test_busy_mount_is_refused_and_stays(point: Path) -> None:
     with (point / "c").open("wb"):
         done = run("umount", point)
-        assert done.returncode == 3
+        assert done.returncode == 1
         assert "in use" in done.stderr
     assert find_kernel_mount(point) is not None
 

@@ -15,6 +15,9 @@ from wormfs.cli.dev_layout import DevFolder, DevNode, DevSize
 from wormfs.cli.parsing import Subparsers, command, positive_int
 from wormfs.cli.processes import Process, spawn_detached
 from wormfs.core.errors import DeadlineError, InvalidError, UnavailableError, WormError
+from wormfs.core.limits import CHUNK_SIZE_DEFAULT_BYTES
+from wormfs.core.types import Policy
+from wormfs.node.config import policy_problem
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -24,7 +27,15 @@ _DEFAULT = DevSize(nodes=6, disks=1, k=4, m=2, engine="embedded")
 
 def add_parsers(subparsers: Subparsers) -> None:
     """Add `dev up|stop|start|down`."""
-    parser = subparsers.add_parser("dev", help="a whole cluster on this machine, for trying and tests")
+    parser = subparsers.add_parser(
+        "dev",
+        help="a whole cluster on this machine, for trying and tests",
+        description="A whole cluster on this machine, in one folder, for trying and tests.",
+        epilog="examples:\n  wormfs dev up --dir /tmp/worm\n"
+        "  wormfs dev stop --dir /tmp/worm --node 3 --kill\n"
+        "  wormfs dev start --dir /tmp/worm --node 3\n  wormfs dev down --dir /tmp/worm",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     up = command(
         actions,
@@ -38,14 +49,35 @@ def add_parsers(subparsers: Subparsers) -> None:
     up.add_argument("--disks", type=positive_int(100), metavar="N", help="disks of each node (1)")
     up.add_argument("--policy", type=_policy, metavar="K+M", help="data and parity chunks of a stripe (4+2)")
     up.add_argument("--engine", choices=["embedded"], help="where the metadata lives (embedded: in node 1)")
-    stop = command(actions, "stop", _stop, "stop one node; returns when it is gone")
+    stop = command(
+        actions,
+        "stop",
+        _stop,
+        "stop one node; returns when it is gone",
+        examples=[
+            "wormfs dev stop --dir /tmp/worm --node 3",
+            "wormfs dev stop --dir /tmp/worm --node 5 --kill",
+        ],
+    )
     _add_folder(stop)
     _add_node(stop)
     stop.add_argument("--kill", action="store_true", help="SIGKILL instead of a clean stop")
-    start = command(actions, "start", _start, "start one node; returns when it is online")
+    start = command(
+        actions,
+        "start",
+        _start,
+        "start one node; returns when it is online",
+        examples=["wormfs dev start --dir /tmp/worm --node 3"],
+    )
     _add_folder(start)
     _add_node(start)
-    down = command(actions, "down", _down, "stop every node; the data stays in DIR")
+    down = command(
+        actions,
+        "down",
+        _down,
+        "stop every node; the data stays in DIR",
+        examples=["wormfs dev down --dir /tmp/worm"],
+    )
     _add_folder(down)
     down.add_argument("--kill", action="store_true", help="SIGKILL instead of a clean stop")
 
@@ -62,12 +94,15 @@ def _policy(text: str) -> tuple[int, int]:
     k, plus, m = text.partition("+")
     if not (plus and k.isascii() and k.isdigit() and m.isascii() and m.isdigit() and int(k) > 0):
         raise argparse.ArgumentTypeError(f"expected K+M such as 4+2, not {text!r}")
+    problem = policy_problem(Policy(int(k), int(m), CHUNK_SIZE_DEFAULT_BYTES))
+    if problem:
+        raise argparse.ArgumentTypeError(f"{text}: {problem}")
     return int(k), int(m)
 
 
 def _up(arguments: argparse.Namespace) -> int:
     folder = DevFolder(arguments.dir)
-    with folder.locked():
+    with folder.locked(make=True):
         if folder.client_config.exists():
             _check_same(folder, arguments)
         else:

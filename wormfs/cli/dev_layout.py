@@ -20,7 +20,7 @@ from typing import NamedTuple
 import yaml
 
 from wormfs.cli.processes import Process, command_line, find_process
-from wormfs.core.errors import ConfigError, DeadlineError, NotFoundError
+from wormfs.core.errors import ConfigError, DeadlineError, NotDirectoryError, NotFoundError
 
 _SOCKET_PATH_MAX_BYTES = 107  # sun_path of unix(7), without its NUL
 # Below the range of ports that outgoing connections get (ip_local_port_range), so that no
@@ -147,9 +147,16 @@ class DevFolder:
             raise ConfigError(f"{self.client_config} cannot be read as a dev cluster's: {error}") from error
 
     @contextmanager
-    def locked(self, timeout_s: float = 120) -> Iterator[None]:
-        """Hold DIR against other `dev` commands. Raises DeadlineError."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def locked(self, timeout_s: float = 120, *, make: bool = False) -> Iterator[None]:
+        """Hold DIR against other `dev` commands; `make` it first. Raises DeadlineError, NotDirectoryError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise NotDirectoryError(
+                f"{self.path} is not a directory; name a new one, or one of a dev cluster"
+            )
+        if make:
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not self.path.exists():
+            self.nodes()  # says that there is none, and what to do
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             deadline = time.monotonic() + timeout_s

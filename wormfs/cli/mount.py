@@ -134,6 +134,8 @@ def _wait_written(point: Path, record: MountRecord) -> None:
 
 def _usable_point(given: str) -> Path:
     """The directory to mount on; a dead mount there is removed first."""
+    if not given:
+        raise InvalidError("an empty path is no mount point")
     point = absolute_point(given)
     clear_dead_mount(point)
     if find_kernel_mount(point) is not None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wormfs.cli.processes import Process, find_process
-from wormfs.core.errors import InvalidError, UnavailableError
+from wormfs.core.errors import InvalidError, WormError
 
 FILE_SYSTEM_TYPE = "fuse.wormfs"
 _MOUNT_TABLE = Path("/proc/self/mountinfo")
@@ -123,8 +123,7 @@ def unmount(point: Path, *, lazy: bool, force: bool = False) -> None:
     """Take the mount point off the tree; without `lazy` only when nothing there is in use.
 
     `force` (root only) ends requests without an answer; for mounts whose process is dead. Blocks while the
-    kernel writes back pages of mmap. Raises UnavailableError when it is in use, InvalidError when it
-    cannot be done.
+    kernel writes back pages of mmap. Raises WormError: it is in use, or cannot be unmounted.
     """
     if os.getuid() != 0:
         _fusermount(point, lazy=lazy)
@@ -148,12 +147,10 @@ def _fusermount(point: Path, *, lazy: bool) -> None:
         raise _failure(point, reason, in_use="busy" in reason.lower())
 
 
-def _failure(point: Path, reason: str, *, in_use: bool) -> InvalidError | UnavailableError:
+def _failure(point: Path, reason: str, *, in_use: bool) -> WormError:
     if in_use:
-        return UnavailableError(
-            f"{point} is in use: close what is open there and leave the directory, then repeat"
-        )
-    return InvalidError(f"cannot unmount {point}: {reason}")
+        return WormError(f"{point} is in use: close what is open there and leave the directory, then repeat")
+    return WormError(f"cannot unmount {point}: {reason}")
 
 
 def clear_dead_mount(point: Path) -> bool:

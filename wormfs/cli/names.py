@@ -16,7 +16,9 @@ from wormfs.core.errors import (
     InvalidError,
     IsADirectoryWormError,
     NotDirectoryError,
+    NotEmptyError,
     NotFoundError,
+    WormError,
 )
 from wormfs.core.limits import ROOT_INODE
 from wormfs.rpc.v1 import filesystem_pb2, types_pb2
@@ -204,6 +206,15 @@ def _make_parents(tree: Tree, path: str, mode: int) -> None:
             raise NotDirectoryError(f"{os.fsdecode(built)}: is there already and no directory")
 
 
+def _named(error: WormError, source: str, target: str) -> WormError:
+    """The cluster speaks of inodes; who gave paths is told paths."""
+    if isinstance(error, ExistsError):
+        return ExistsError(f"{source}: {target} has that name already")
+    if isinstance(error, InvalidError | NotEmptyError | NotDirectoryError | IsADirectoryWormError):
+        return type(error)(f"{source} cannot become {target}: {error.message}")
+    return error
+
+
 def _mv(arguments: argparse.Namespace) -> int:
     with open_gateway(target_of(arguments)) as gateway:
         tree = Tree(gateway)
@@ -220,6 +231,9 @@ def _mv(arguments: argparse.Namespace) -> int:
             parent, name = into.parent, into.name
             if into.attributes is not None and directory:
                 parent, name = into.attributes.inode, place.name
-            tree.rename(place.parent, place.name, parent, name, replace=not arguments.no_replace)
+            try:
+                tree.rename(place.parent, place.name, parent, name, replace=not arguments.no_replace)
+            except WormError as error:
+                raise _named(error, path, arguments.target) from None
         tree.sync()
     return 0

@@ -1,21 +1,26 @@
 """`wormfs-node`: reads the configuration, runs one node, maps its end to an exit code."""
 
-import argparse
-import logging
-import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 
-import trio
+try:  # Ctrl-C may come before main() is there to answer it
+    import argparse
+    import logging
+    import os
+    import signal
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
-from wormfs.core.errors import ConfigError, WormError
-from wormfs.node.config import ENVIRONMENT_PREFIX, NodeConfig, load_node_config
-from wormfs.node.logging import set_up_logging
-from wormfs.node.node import package_version, run_node
-from wormfs.rpc.memory import raise_mmap_threshold
-from wormfs.settings.loader import Override
+    import trio
+
+    from wormfs.cli.parsing import Parser
+    from wormfs.core.errors import ConfigError, WormError
+    from wormfs.node.config import ENVIRONMENT_PREFIX, NodeConfig, load_node_config
+    from wormfs.node.logging import set_up_logging
+    from wormfs.node.node import package_version, run_node
+    from wormfs.rpc.memory import raise_mmap_threshold
+    from wormfs.settings.loader import Override
+except KeyboardInterrupt:
+    sys.exit(130)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +47,7 @@ _FLAGS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="wormfs-node",
         description="Run one WormFS node: it serves disks, and the first node of a cluster its metadata.",
         epilog=_EPILOG,

@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what was wrong and where help is; exit code 2."""
-        self.exit(2, f"wormfs: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog.partition(' ')[0]}: {message} (see {self.prog} --help)\n")
 
 
 def command(

@@ -32,6 +32,8 @@ class Place:
 def clean_path(path: str | bytes) -> bytes:
     """An absolute path without `.`, `..` and doubled slashes. Raises InvalidError."""
     raw = os.fsencode(path)
+    if not raw:
+        raise InvalidError("an empty path names nothing; the root is /")
     if b"\0" in raw:
         raise InvalidError("a path holds no NUL")
     return b"/" + posixpath.normpath(b"/" + raw).lstrip(b"/")

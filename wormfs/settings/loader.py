@@ -88,6 +88,8 @@ def load(
     kinds = dict(_leaves(schema, ()))
     if file is not None:
         root = _compose(file, sources)
+        if sources.problems:
+            raise ConfigError("\n".join(sources.problems))  # what it should say is beside the point
         if root is not None:
             _walk(root, schema, (), sources)
     if prefix:

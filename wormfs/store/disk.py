@@ -24,6 +24,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OUR_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_NEW_IDENTITY_NAME = f".{layout.IDENTITY_NAME}.new"
 
 
 def fsync_folder(path: str | Path) -> None:
@@ -97,7 +98,8 @@ class Disk:
         path = path.absolute()
         lock = -1
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.mkdir(parents=True)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,6 +108,7 @@ class Disk:
             identity = _read_identity(path)
             if identity is None:
                 _refuse_orphaned_chunks(path)
+                _refuse_foreign_files(path)
                 identity = {"uuid": str(uuids.uuid4()), "cluster_id": "", "node": 0, "number": 0}
                 _write_identity(path, identity)
             disk = cls(path, identity, lock, reserve_bytes)
@@ -330,9 +333,17 @@ def _refuse_orphaned_chunks(path: Path) -> None:
         raise DiskError(f"{path}: holds chunks but no {layout.IDENTITY_NAME}; restore that file")
 
 
+def _refuse_foreign_files(path: Path) -> None:
+    """A folder with somebody else's files is most likely a mistyped path."""
+    ours = {layout.CHUNKS_NAME, layout.TEMPORARY_NAME, "metadata", _NEW_IDENTITY_NAME, "lost+found"}
+    foreign = sorted(set(os.listdir(path)) - ours)
+    if foreign:
+        raise DiskError(f"{path}: holds other files, such as {foreign[0]}; a new disk is an empty folder")
+
+
 def _write_identity(path: Path, identity: dict[str, Any]) -> None:
     target = path / layout.IDENTITY_NAME
-    temporary = path / f".{layout.IDENTITY_NAME}.new"
+    temporary = path / _NEW_IDENTITY_NAME
     with temporary.open("w") as file:
         json.dump(identity, file, indent=1)
         file.write("\n")
