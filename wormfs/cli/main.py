@@ -13,7 +13,7 @@ try:  # Ctrl-C may come before main() is there to answer it
     from types import FrameType
     from typing import NoReturn
 
-    from wormfs.cli import dev, fsck, locate, mount, names, status, transfer
+    from wormfs.cli import dev, disk, fsck, locate, mount, names, status, transfer
     from wormfs.cli.parsing import Parser
     from wormfs.core.errors import WormError
 except KeyboardInterrupt:
@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_parsers(subparsers)
     locate.add_parsers(subparsers)
     fsck.add_parsers(subparsers)
+    disk.add_parsers(subparsers)
     dev.add_parsers(subparsers)
     return parser
 

@@ -91,6 +91,7 @@ def status_text(reply: cluster_pb2.StatusReply) -> str:
         f"at risk  {reply.stripes_lost} stripes lost,"
         f" {reply.stripes_one_loss_from_loss} one failure from loss,"
         f" {reply.missing_chunk_count} chunks missing, {reply.garbage_chunk_count} to collect",
+        f"repair   {_repair_text(reply.repair)}",
         f"metadata {len(reply.metadata_disks)} of {reply.metadata_copies_wanted} copies:"
         f" {', '.join(reply.metadata_disks)}",
         *(f"WARNING  {warning}" for warning in reply.warnings),
@@ -100,6 +101,20 @@ def status_text(reply: cluster_pb2.StatusReply) -> str:
         _disk_table(found),
     ]
     return "\n".join(lines)
+
+
+def _repair_text(repair: cluster_pb2.RepairStatus) -> str:
+    done = f"{repair.rebuilt_stripes} stripes ({human_bytes(repair.rebuilt_bytes)}) rebuilt"
+    if repair.widened_stripes:
+        done += f", {repair.widened_stripes} widened"
+    if repair.waiting_stripes:
+        left = f"{repair.waiting_stripes} stripes ({human_bytes(repair.waiting_bytes)}) left"
+    elif repair.pending_disks:
+        left = f"{repair.pending_disks} disks offline, not given up yet"
+    else:
+        left = "nothing left to do"
+    stuck = f", {repair.stuck_stripes} cannot be repaired now" if repair.stuck_stripes else ""
+    return f"{left}{stuck}; {done}"
 
 
 def _node_table(found: cluster_pb2.ClusterMap) -> str:
