@@ -320,12 +320,12 @@ class ChunkStore:
     async def _watch_disks(self) -> None:
         count = 0
         while True:
+            await trio.sleep(self._options.health_interval_s)  # first, for open() just looked at them
             count += 1
             rare = count % self._options.probe_every == 0
             await self.check_disks(probe=rare)
             if rare:
                 self.pool.trim()
-            await trio.sleep(self._options.health_interval_s)
 
     async def _check_disk(self, lane: _Lane, probe: bool) -> None:
         with trio.move_on_after(self._options.disk_timeout_s) as patience:
