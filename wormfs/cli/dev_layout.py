@@ -73,7 +73,11 @@ class DevNode:
         except (FileNotFoundError, ValueError):
             return None
         process = find_process(pid)
-        if process is None or str(self.config) not in command_line(pid):
+        if process is None:
+            return None
+        arguments = command_line(pid)
+        # A process just executed has no arguments for a moment: the kernel sets them last.
+        if arguments and str(self.config) not in arguments:
             return None
         return process if process.running else None
 
