@@ -14,7 +14,7 @@ from wormfs.core.errors import ChunkError, InvalidError
 from wormfs.core.types import ChunkKey
 from wormfs.store import layout
 from wormfs.store.buffer_pool import BufferPool
-from wormfs.store.chunk_reader import open_and_read, read_cached, read_open
+from wormfs.store.chunk_reader import PATIENCE_S, open_and_read, read_open, read_soon
 from wormfs.store.disk import Disk
 
 CLUSTER = "d" * 36
@@ -84,7 +84,8 @@ def test_reads_are_right_or_refused(
             assert start <= offset
             assert end >= min(length, offset + count if count else length)
             answer.release()
-            answer = read_cached(chunk, offset, count, POOL) or read_open(disk, chunk, offset, count, POOL)
+            soon = read_soon(chunk, offset, count, POOL, PATIENCE_S)
+            answer = soon or read_open(disk, chunk, offset, count, POOL)
         answer.release()
     assert disk.online
     assert POOL.used_bytes == 0

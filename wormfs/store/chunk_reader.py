@@ -1,4 +1,4 @@
-"""Reading chunks with every byte checked. Synchronous; called in threads, but for read_cached().
+"""Reading chunks with every byte checked. Synchronous; called in threads, but for read_soon().
 
 An OpenChunk keeps a chunk's parsed header and its file descriptors, and closes them when the
 last reference to it goes: a thread that reads holds one, so the cache may drop an entry
@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final
 
 from wormfs.codec.checksums import CHECKSUM_BYTES, verify_blocks
@@ -33,7 +34,8 @@ DIRECT_READ_MIN_BYTES: Final = 256 * 1024
 """Reads from this length on bypass the page cache: cold they are faster, and big reads are cold."""
 INLINE_READ_MAX_BYTES: Final = 128 * 1024
 """Reads up to this length of a cached chunk are tried without a thread."""
-
+PATIENCE_S: Final = 150e-6
+"""How long such a read waits for the disk: about what the hop to a thread and back costs."""
 
 _opening = threading.Lock()
 
@@ -116,22 +118,38 @@ def block_range(chunk_length_bytes: int, offset_bytes: int, length_bytes: int) -
     return start, min(chunk_length_bytes, -(-end // CHECKSUM_BLOCK_BYTES) * CHECKSUM_BLOCK_BYTES)
 
 
-def read_cached(chunk: OpenChunk, offset: int, length: int, pool: BufferPool) -> ChunkData | None:
-    """Read from the kernel's page cache without ever waiting for the disk; None when that cannot be."""
+def read_soon(
+    chunk: OpenChunk, offset: int, length: int, pool: BufferPool, patience_s: float
+) -> ChunkData | None:
+    """Read from the kernel's page cache, in the caller's thread; None when that cannot be.
+
+    Linux starts to read from the disk before it answers EAGAIN, so asking again for
+    `patience_s` is enough for a fast disk, and dearer than a thread for none.
+    """
     header = chunk.header
     start, end = block_range(header.chunk_length_bytes, offset, length)
-    if end - start > INLINE_READ_MAX_BYTES or not chunk.is_plain_open:
+    wanted = end - start
+    if wanted > INLINE_READ_MAX_BYTES or not chunk.is_plain_open:
         return None
-    buffer = pool.acquire(end - start)
-    try:
-        descriptor = chunk.descriptor(False)
-        got = os.preadv(descriptor, [buffer.data], header.header_bytes + start, os.RWF_NOWAIT)
-    except OSError:  # EAGAIN: not cached; EOPNOTSUPP: no such file system; others show up in the thread
-        got = -1
-    if got != end - start:
-        buffer.release()
-        return None
-    return _verified(chunk, buffer, start)
+    buffer = pool.acquire(wanted)
+    descriptor = chunk.descriptor(False)
+    views = [buffer.data]
+    give_up_at = 0.0
+    while True:
+        try:
+            got = os.preadv(descriptor, views, header.header_bytes + start, os.RWF_NOWAIT)
+        except BlockingIOError:
+            got = 0
+        except OSError:  # EOPNOTSUPP: no such file system; others show up in the thread
+            patience_s = got = 0
+        if got == wanted:
+            return _verified(chunk, buffer, start)
+        now = perf_counter()
+        if not give_up_at:
+            give_up_at = now + patience_s
+        if now >= give_up_at:
+            buffer.release()
+            return None
 
 
 def read_open(disk: Disk, chunk: OpenChunk, offset: int, length: int, pool: BufferPool) -> ChunkData:
@@ -195,9 +213,17 @@ def open_and_read(
         whole = offset == 0 and (not length or length >= data_bytes or data_bytes <= CHECKSUM_BLOCK_BYTES)
         if whole and 0 < data_bytes <= ONE_BLOCK_CHUNK_MAX_BYTES and length >= 0:
             return _read_whole(disk, key, descriptor, path, data_bytes, pool)
+        _read_ahead(descriptor, offset, length or data_bytes, data_bytes)
         chunk = _open_header(descriptor, path, size)
     _check(disk, chunk, key)
     return chunk, read_open(disk, chunk, offset, length, pool)
+
+
+def _read_ahead(descriptor: int, offset: int, length: int, data_bytes: int) -> None:
+    """Let the disk fetch a small range's data while its header is read and checked."""
+    if 0 <= offset < data_bytes and 0 < length <= INLINE_READ_MAX_BYTES:
+        start, end = block_range(data_bytes, offset, length)
+        os.posix_fadvise(descriptor, HEADER_BYTES + start, end - start, os.POSIX_FADV_WILLNEED)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Final, TypeVar
 
 import trio
@@ -31,7 +32,7 @@ from wormfs.core.types import ChunkKey
 from wormfs.store import chunk_listing, chunk_reader, chunk_writer, layout
 from wormfs.store.buffer_pool import BufferPool, ChunkBuffer
 from wormfs.store.chunk_listing import ChunkPage
-from wormfs.store.chunk_reader import ChunkData, OpenChunk
+from wormfs.store.chunk_reader import PATIENCE_S, ChunkData, OpenChunk
 from wormfs.store.chunk_writer import ChunkWriter, Put
 from wormfs.store.disk import Disk, DiskStatus
 
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 _ROUND_CHUNKS_MAX: Final = 64
 _DESCRIPTOR_SHARE: Final = 4
 """The cache keeps at most one chunk (two descriptors) for so many the process may open."""
+_SKIP_MAX: Final = 1024
 _Result = TypeVar("_Result")
 
 
@@ -73,6 +75,25 @@ class _Lane:
         self.readers = trio.CapacityLimiter(options.readers_per_disk)
         self.others = trio.CapacityLimiter(2)  # deletes, lists, health checks: never behind reads
         self.deletes = 0  # count of delete calls: tells a read that its chunk may be gone
+        self._skip = 0  # so many reads are not waited for
+        self._skip_next = 1
+
+    def read_soon(self, chunk: OpenChunk, offset: int, length: int, pool: BufferPool) -> ChunkData | None:
+        """As chunk_reader.read_soon(), with patience for a disk as long as it is fast.
+
+        Each time that the patience was in vain, twice as many reads go without.
+        """
+        patience_s = 0.0 if self._skip else PATIENCE_S
+        began_s = perf_counter()
+        found = chunk_reader.read_soon(chunk, offset, length, pool, patience_s)
+        if self._skip:
+            self._skip -= 1
+        elif found is not None:
+            self._skip_next = 1
+        elif perf_counter() - began_s >= patience_s:
+            self._skip = self._skip_next
+            self._skip_next = min(2 * self._skip_next, _SKIP_MAX)
+        return found
 
     def fail_waiting(self, error: WormError) -> None:
         waiting, self.waiting = self.waiting, []
@@ -197,7 +218,8 @@ class ChunkStore:
     ) -> ChunkData:
         """Read a range of a chunk's data, widened to whole 64 KiB blocks; length 0: to the end.
 
-        Every byte was checked. The caller must release() the answer.
+        Every byte was checked. The caller must release() the answer. What the kernel has cached,
+        or a fast disk has soon, is answered without a checkpoint.
 
         Raises NotFoundError, ChunkCorruptError, ChunkSizeError, WrongChunkError, DiskError or
         InvalidError (the range starts behind the data).
@@ -215,10 +237,9 @@ class ChunkStore:
                 self._remember(name, found)
             return data
         self._opened.move_to_end(name)
-        cached = chunk_reader.read_cached(opened, offset_bytes, length_bytes, self.pool)
-        if cached is not None:
-            await trio.lowlevel.checkpoint()
-            return cached
+        soon = lane.read_soon(opened, offset_bytes, length_bytes, self.pool)
+        if soon is not None:
+            return soon
         return await self._in_reader(
             lane, chunk_reader.read_open, lane.disk, opened, offset_bytes, length_bytes, self.pool
         )
