@@ -15,6 +15,8 @@ from wormfs.rpc.v1 import types_pb2
 
 SEQUENTIAL_REACH_BYTES = 4 << 20
 """The kernel sends readahead out of order; offsets this near the expected one count as sequential."""
+SEQUENTIAL_READS = 3
+"""Small reads are sequential from the third in a row on: random ones come near each other by chance."""
 WHOLE_STRIPE_READ_BYTES = 96 * 1024
 """A read at least this long fetches the whole stripe."""
 OPTIMISTIC_TRIES = 4
@@ -23,18 +25,20 @@ OPTIMISTIC_TRIES = 4
 class ReadPattern:
     """How one handle reads: sequential readers get readahead."""
 
-    __slots__ = ("next_offset_bytes", "run_bytes")
+    __slots__ = ("_near_reads", "next_offset_bytes", "run_bytes")
 
     def __init__(self) -> None:
         self.next_offset_bytes = 0
         self.run_bytes = 0
+        self._near_reads = 0
 
     def note(self, offset_bytes: int, length_bytes: int) -> bool:
         """Record a read; return whether it continues a sequential run."""
-        sequential = abs(offset_bytes - self.next_offset_bytes) <= SEQUENTIAL_REACH_BYTES
-        self.run_bytes = self.run_bytes + length_bytes if sequential else 0
-        self.next_offset_bytes = max(offset_bytes + length_bytes, self.next_offset_bytes if sequential else 0)
-        return sequential
+        near = abs(offset_bytes - self.next_offset_bytes) <= SEQUENTIAL_REACH_BYTES
+        self.run_bytes = self.run_bytes + length_bytes if near else 0
+        self._near_reads = self._near_reads + 1 if near else 0
+        self.next_offset_bytes = max(offset_bytes + length_bytes, self.next_offset_bytes if near else 0)
+        return near and (length_bytes >= WHOLE_STRIPE_READ_BYTES or self._near_reads >= SEQUENTIAL_READS)
 
 
 class FileReader:
