@@ -16,7 +16,7 @@ from wormfs.rpc.v1 import types_pb2
 SEQUENTIAL_REACH_BYTES = 4 << 20
 """The kernel sends readahead out of order; offsets this near the expected one count as sequential."""
 SEQUENTIAL_READS = 3
-"""Small reads are sequential from the third in a row on: random ones come near each other by chance."""
+"""After a jump, small reads are sequential from the third on: random ones come near each other by chance."""
 WHOLE_STRIPE_READ_BYTES = 96 * 1024
 """A read at least this long fetches the whole stripe."""
 OPTIMISTIC_TRIES = 4
@@ -30,7 +30,7 @@ class ReadPattern:
     def __init__(self) -> None:
         self.next_offset_bytes = 0
         self.run_bytes = 0
-        self._near_reads = 0
+        self._near_reads = SEQUENTIAL_READS  # who begins at the start probably goes on
 
     def note(self, offset_bytes: int, length_bytes: int) -> bool:
         """Record a read; return whether it continues a sequential run."""

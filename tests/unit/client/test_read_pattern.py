@@ -6,10 +6,17 @@ _PAGE = 4096
 _MIB = 1 << 20
 
 
-def test_a_run_of_small_reads_is_sequential_from_the_third_on() -> None:
+def test_small_reads_from_the_start_are_sequential_at_once() -> None:
     pattern = ReadPattern()
-    assert [pattern.note(number * _PAGE, _PAGE) for number in range(4)] == [False, False, True, True]
+    assert all(pattern.note(number * _PAGE, _PAGE) for number in range(4))
     assert pattern.run_bytes == 4 * _PAGE
+
+
+def test_small_reads_after_a_jump_are_sequential_from_the_third_on() -> None:
+    pattern = ReadPattern()
+    far = 100 * SEQUENTIAL_REACH_BYTES
+    told = [pattern.note(far + number * _PAGE, _PAGE) for number in range(5)]
+    assert told == [False, False, False, True, True]
 
 
 def test_large_reads_from_the_start_are_sequential_at_once() -> None:
