@@ -460,3 +460,42 @@ def test_a_file_longer_than_a_page_is_mapped_in_pages(owner: Owner) -> None:
     far = owner.machine.execute(md.GetFileMapRequest(inode=inode, first_index=1 << 50)).reply
     assert isinstance(far, md.FileMapReply)
     assert not far.extents
+
+
+def test_replaced_stripes_and_forgotten_disks_are_replayed(owner: Owner) -> None:
+    machine = owner.machine
+    for number, uuid in enumerate(("u1", "u2", "u3", "u4"), start=1):
+        node = machine.register_node(cluster_pb2.NodeInfo(name=f"n{number}", addresses=["x:1"]))
+        machine.register_disk(cluster_pb2.DiskInfo(uuid=uuid, node=node, path=f"/{uuid}"))
+    inode = owner.make(b"f")
+    ids = []
+    for disks in ([1, 2, 3], [2, 3, 4]):
+        place = types_pb2.Stripe(codec=1, k=2, m=1, disks=disks)  # type: ignore[arg-type]
+        request = md.AllocateStripesRequest(caller=owner.caller(), inode=inode, count=1)
+        reply = machine.allocate(request, [place]).reply
+        assert isinstance(reply, md.AllocateStripesReply)
+        ids.append(reply.stripes[0].stripe_id)
+    stripe = types_pb2.Stripe(index=0, stripe_id=ids[0], length_bytes=1000, valid_bytes=1000)
+    machine.execute(
+        md.CommitWriteRequest(caller=owner.caller(), inode=inode, stripes=[stripe], size_bytes=1000)
+    )
+    before = attr(machine, inode)
+    replace = md.ReplaceStripeRequest(
+        inode=inode, holder=owner.session, old_stripe_id=ids[0], new_stripe_id=ids[1]
+    )
+    assert machine.execute(replace).touched == (Touch(inode, (), False, True),)
+    assert machine.execute(replace).touched == ()  # it is not the old one any more
+    machine.forget_disk(1)
+    with pytest.raises(er.NotFoundError):
+        machine.forget_disk(1)
+    assert ([disk.number for disk in machine.disks()], machine.garbage_disks()) == ([2, 3, 4], [2, 3])
+    assert [node.number for node in machine.nodes()] == [2, 3, 4]
+    assert attr(machine, inode) == before
+    found = machine.stripe_by_id(inode, ids[1])
+    assert found is not None
+    assert found.disks == (2, 3, 4)
+    digest = machine.digest()
+    machine._keeper.rebuild_state("test")
+    assert machine.digest() == digest
+    counts = machine.counts()
+    assert (counts.garbage_chunks, counts.stripes, counts.allocations) == (2, 1, 0)
