@@ -50,12 +50,12 @@ def add_parsers(subparsers: Subparsers) -> None:
         "mount the cluster's file system on a directory; returns when it is usable",
         examples=("wormfs mount /mnt/wormfs", "wormfs mount /mnt/wormfs --cluster host1:7400,host2:7400"),
     )
-    mounting.add_argument("mountpoint", metavar="MOUNTPOINT")
+    mounting.add_argument("mountpoint", metavar="MOUNTPOINT", help="a directory")
     add_cluster_options(mounting)
     mounting.add_argument("--foreground", action="store_true", help="stay; log to standard error")
-    mounting.add_argument("--read-only", action="store_true")
-    mounting.add_argument("--log-file", type=Path, metavar="FILE")
-    mounting.add_argument("--log-level", choices=_LEVELS, default="info")
+    mounting.add_argument("--read-only", action="store_true", help="refuse every change")
+    mounting.add_argument("--log-file", type=Path, metavar="FILE", help="else in /var/log/wormfs (root)")
+    mounting.add_argument("--log-level", choices=_LEVELS, default="info", help="what is logged (info)")
     unmounting = command(
         subparsers,
         "umount",
@@ -63,7 +63,7 @@ def add_parsers(subparsers: Subparsers) -> None:
         "unmount; returns when everything is written to the cluster",
         examples=("wormfs umount /mnt/wormfs",),
     )
-    unmounting.add_argument("mountpoint", metavar="MOUNTPOINT")
+    unmounting.add_argument("mountpoint", metavar="MOUNTPOINT", help="where it is mounted")
 
 
 def run_mount(arguments: argparse.Namespace) -> int:
