@@ -98,11 +98,13 @@ def one_round(cluster: Cluster, mount: Path, random: Random, number: int, ledger
     else:
         cluster.stop(victim, kill=True)
     time.sleep(random.uniform(0.0, 0.3))
+    if random.random() < 0.5:
+        worker.kill()  # else it writes on over the victim's return
+    if victim:
+        cluster.start(victim)
     worker.kill()
     report, _ = worker.communicate(timeout=60)
     ledger.take(report.splitlines())
-    if victim:
-        cluster.start(victim)
     cluster.remount(mount)
     ledger.check(mount)
 
