@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         raise_mmap_threshold()
         set_up_logging(config.log.level, as_json=config.log.json, node=config.name)
+        _make_socket_folder(config)
         trio.run(_serve, config)
     except BaseException as error:  # the last line of defence: no traceback reaches a user
         return _report(error)
@@ -102,6 +103,16 @@ def _load(parsed: argparse.Namespace) -> NodeConfig:
     if not anything:
         raise ConfigError("nothing says what to serve: give --config FILE or --disk DIR (see --help)")
     return load_node_config(parsed.config, overrides=overrides)
+
+
+def _make_socket_folder(config: NodeConfig) -> None:
+    """A folder such as /run/wormfs is gone with each boot. Raises ConfigError."""
+    if config.unix_socket is None:
+        return
+    try:
+        config.unix_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"unix_socket: cannot make {config.unix_socket.parent}: {error.strerror}") from None
 
 
 async def _serve(config: NodeConfig) -> None:
