@@ -1,0 +1,81 @@
+"""A mount that is cut off for longer than its lease: others go on, its unsaved bytes are never mixed up."""
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ClusterFactory
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(180)]
+
+LEASE_S = 6
+
+
+def mount_pid(point: Path) -> int:
+    """The mount process of a mount point."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"fuse_client" in arguments and os.fsencode(point) in arguments:
+                return int(entry.name)
+    raise AssertionError(f"no mount process serves {point}")
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["file-untouched", "file-changed"])
+def test_unsaved_bytes_after_a_lost_lease(cluster: ClusterFactory, changed: bool) -> None:
+    one = cluster(nodes=1, disks=6, policy="4+2")
+    first, second = one.mount("one"), one.mount("two")
+    (first / "f").write_bytes(b"old" * 1000)
+    fd = os.open(first / "f", os.O_RDWR)
+    os.fsync(fd)
+    os.pwrite(fd, b"unsaved", 0)
+    pid = mount_pid(first)
+    os.kill(pid, signal.SIGSTOP)
+    try:  # no child process now: its copy of `fd` could not be closed while the mount is stopped
+        begun_s = time.monotonic()
+        assert (second / "f").read_bytes()[:7] == b"oldoldo"  # waits for the lease to run out, not longer
+        assert time.monotonic() - begun_s < LEASE_S + 3
+        if changed:
+            with (second / "f").open("r+b") as file:
+                file.write(b"changed")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    if changed:
+        with pytest.raises(OSError, match="Input/output") as caught:
+            os.fsync(fd)
+        assert caught.value.errno == errno.EIO
+        expected = b"changed"
+    else:
+        os.fsync(fd)
+        expected = b"unsaved"
+    os.close(fd)
+    for mount in (first, second):
+        assert (mount / "f").read_bytes()[:7] == expected
+    (first / "after").write_bytes(b"the mount works again")
+    assert (second / "after").read_bytes() == b"the mount works again"
+    one.fsck()
+
+
+def test_a_killed_mount_holds_nobody_up(cluster: ClusterFactory) -> None:
+    one = cluster(nodes=1, disks=6, policy="4+2")
+    first, second = one.mount("one"), one.mount("two")
+    fd = os.open(first / "f", os.O_CREAT | os.O_RDWR)
+    os.pwrite(fd, b"never saved", 0)
+    os.kill(mount_pid(first), signal.SIGKILL)
+    begun_s = time.monotonic()
+    (second / "f").write_bytes(b"new")
+    assert time.monotonic() - begun_s < LEASE_S
+    with pytest.raises(OSError, match="not connected"):
+        os.pwrite(fd, b"x", 0)
+    with pytest.raises(OSError, match="not connected"):
+        os.close(fd)
+    one.unmount(first)
+    assert (one.mount("one") / "f").read_bytes() == b"new"
+    one.fsck()
