@@ -120,6 +120,11 @@ class EmbeddedLog:
 
     # --- members ------------------------------------------------------------------------------
 
+    @property
+    def segment_bytes(self) -> int:
+        """The length of a segment, which is allocated ahead."""
+        return self._segment_bytes
+
     def member_disks(self) -> list[Path]:
         """Disk folders that hold a whole copy, in order of joining."""
         return [member.disk for member in self._members if member.joined]

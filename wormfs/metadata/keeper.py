@@ -5,7 +5,10 @@ open connection, or rebuilt from snapshot and log, on the first healthy metadata
 """
 
 import logging
+import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +26,9 @@ CARE_INTERVAL_S = 1.0
 SNAPSHOT_LOG_BYTES = 64 << 20
 """A snapshot is taken when the log since the last is longer than this and than the state."""
 CHECKPOINT_WAL_BYTES = 8 << 20
+REBUILD_PAUSE_S = 1.0
+RESERVE_SEGMENTS = 3
+"""Room kept on the state's disk, in log segments: for one more of them and the write-ahead log."""
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +40,8 @@ class StateKeeper:
         self._disks = list(disks)
         self._failed: set[Path] = set()
         self._snapshotting = False
+        self._no_rebuild_before_s = 0.0  # the last attempt failed just now
+        self.short_of_space = ""  # why no command that needs space is taken; empty: it is
         self.state: SqliteState
         self._install(*state_files.open_state(log, disks))
 
@@ -59,13 +67,24 @@ class StateKeeper:
 
     def rebuild_state(self, reason: str) -> None:
         """Throw the state away and build it from snapshot and log."""
+        if time.monotonic() < self._no_rebuild_before_s:
+            raise UnavailableError(
+                "no disk takes the metadata state: bring a metadata disk back, or free space"
+            )
         logger.warning("metadata state on %s is rebuilt: %s", self.disk, reason)
         members = self._log.member_disks()
         if not members:
             raise UnavailableError("no disk holds the metadata log: bring a metadata disk back")
         self.state.close()
-        # The disk that just failed comes last.
-        self._install(*state_files.rebuild(self._log, sorted(members, key=lambda disk: disk == self.disk)))
+        begun_s = time.monotonic()
+        try:
+            # The disk that just failed comes last.
+            made = state_files.rebuild(self._log, sorted(members, key=lambda disk: disk == self.disk))
+        except UnavailableError:
+            now_s = time.monotonic()
+            self._no_rebuild_before_s = now_s + max(REBUILD_PAUSE_S, 4 * (now_s - begun_s))
+            raise
+        self._install(*made)
 
     def move_state(self, reason: str) -> None:
         """The live file was deleted, or its disk given up: go on with a copy on another disk."""
@@ -88,6 +107,31 @@ class StateKeeper:
             reason = str(error)
         if self._log.used_disks():
             self.move_state(reason)
+
+    def mind_space(self) -> None:
+        """Leave a disk before it is full, or stop taking what would fill it.
+
+        A full disk under SQLite costs the whole state, which is then rebuilt from the log: nothing is
+        lost, but it takes long.
+        """
+        needed = RESERVE_SEGMENTS * self._log.segment_bytes
+        free = {disk: _free_bytes(disk) for disk in self._log.used_disks()}
+        if free.get(self.disk, needed) >= needed:
+            self.short_of_space = ""
+            return
+        roomy = [disk for disk in self._log.member_disks() if free[disk] >= 2 * needed]
+        if not roomy:
+            if not self.short_of_space:
+                logger.error("the disk of the metadata, %s, is nearly full: no new metadata", self.disk)
+            self.short_of_space = f"the disk of the metadata, {self.disk}, is nearly full: free some space"
+            return
+        left = state_files.state_path(self.disk).parent
+        moved = state_files.move_live(self.state, roomy)
+        if moved is not None:
+            logger.warning("metadata state leaves %s, which is nearly full", self.disk)
+            self.state.close()
+            self._install(*moved)
+            shutil.rmtree(left, ignore_errors=True)
 
     # --- disks --------------------------------------------------------------------------------
 
@@ -188,6 +232,7 @@ class StateKeeper:
         if not self._log.used_disks():
             return  # the open connection keeps the state until a disk is back
         self.check_state()
+        self.mind_space()
         if joining:
             await self.snapshot(joining)
         elif self._log.log_bytes > SNAPSHOT_LOG_BYTES and self._log.log_bytes > self._state_bytes():
@@ -211,6 +256,11 @@ class StateKeeper:
         self.state.connection.execute("PRAGMA busy_timeout=0")
         self.state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.state.connection.execute("PRAGMA busy_timeout=5000")
+
+
+def _free_bytes(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
 
 
 def _checkpoint_apart(path: Path) -> None:

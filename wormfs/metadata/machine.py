@@ -21,6 +21,7 @@ from wormfs.core.errors import (
     DataLossError,
     ExistsError,
     InvalidError,
+    NoSpaceError,
     NotFoundError,
     SessionExpiredError,
 )
@@ -42,7 +43,7 @@ from wormfs.metadata.convert import event_message, policy_message, stripe_messag
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import LogRecord
-from wormfs.metadata.requests import COMMANDS, QUERIES, REPLIES, command_reply, request_targets
+from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
 
 COMMIT_ENTRIES = 2_000
@@ -237,6 +238,8 @@ class Machine:
         if remembered is not None:
             return remembered
         at = At(state.applied + 1, self._clock() if now_ns is None else now_ns)
+        if self._keeper.short_of_space and kind in GROWING:
+            raise NoSpaceError(self._keeper.short_of_space)
         decision = decide(state, at, request)
         reply = command_reply(state, decision, REPLIES[kind], at.sequence)
         if decision.events:

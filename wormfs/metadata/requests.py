@@ -264,6 +264,17 @@ COMMANDS: dict[type[Message], Callable[[SqliteState, At, Any], Decision]] = {
     md.ReplaceStripeRequest: _replace_stripe,
 }
 
+GROWING = frozenset(
+    (
+        fs.MakeNodeRequest,
+        fs.LinkRequest,
+        fs.RenameRequest,
+        fs.SetXattrRequest,
+        md.CommitWriteRequest,
+    )
+)
+"""Commands refused when the metadata's disk is nearly full; those that free space are not."""
+
 REPLIES: dict[type[Message], type[Message]] = {
     fs.MakeNodeRequest: md.FileMapReply,
     fs.SetAttrRequest: fs.AttrReply,

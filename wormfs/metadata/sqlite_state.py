@@ -67,20 +67,31 @@ def unpack_disks(data: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(data) // 4}I", data)
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the database file for writing, with our settings."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+def set_up(connection: sqlite3.Connection) -> None:
+    """Our settings, for writing."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     # Checkpoints fsync: they are made in a thread, by checkpoint().
     connection.execute("PRAGMA wal_autocheckpoint=0")
     connection.execute("PRAGMA cache_size=-16384")
     connection.execute("PRAGMA temp_store=MEMORY")
-    return connection
 
 
 class SqliteState:
     """Implements wormfs.core.state.State. Not thread safe. Raises sqlite3.Error when the disk fails."""
+
+    @classmethod
+    def at(cls, path: Path) -> "SqliteState":
+        """The state in a file, which is made if need be."""
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            set_up(connection)
+            return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         migrate(connection)

@@ -19,7 +19,7 @@ from wormfs.metadata import members as files
 from wormfs.metadata.convert import event_record
 from wormfs.metadata.embedded_log import EmbeddedLog
 from wormfs.metadata.snapshots import extract
-from wormfs.metadata.sqlite_state import SqliteState, connect
+from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.rpc.v1 import event_pb2
 
 REPLAY_BATCH = 10_000
@@ -79,7 +79,7 @@ def _reopen(log: EmbeddedLog, path: Path) -> SqliteState | None:
         return None
     state: SqliteState | None = None
     try:
-        state = SqliteState(connect(path))
+        state = SqliteState.at(path)
         problem = _problem(log, state)
         if not problem:
             replay(state, log)
@@ -137,15 +137,18 @@ def rebuild(log: EmbeddedLog, disks: Sequence[Path]) -> tuple[SqliteState, Path]
 
 def _rebuild_on(log: EmbeddedLog, disk: Path) -> SqliteState:
     path = _fresh_folder(disk)
-    if log.snapshot is not None:
-        _extract_any(log, path)
-    state = SqliteState(connect(path))
+    state: SqliteState | None = None
     try:
+        if log.snapshot is not None:
+            _extract_any(log, path)
+        state = SqliteState.at(path)
         state.begin()
         state.set_log_id(log.log_id)
         replay(state, log)
     except BaseException:
-        state.close()
+        if state is not None:
+            state.close()
+        shutil.rmtree(path.parent, ignore_errors=True)  # a part of a state is of no use, and takes space
         raise
     return state
 
@@ -172,7 +175,7 @@ def move_live(state: SqliteState, disks: Sequence[Path]) -> tuple[SqliteState, P
             with closing(sqlite3.connect(path)) as target:
                 target.execute("PRAGMA synchronous=OFF")
                 state.connection.backup(target)
-            moved = SqliteState(connect(path))
+            moved = SqliteState.at(path)
         except (OSError, sqlite3.Error) as error:
             logger.warning("metadata state not moved to %s: %s", disk, error)
             continue
