@@ -27,7 +27,7 @@ r = random.Random(seed)
 n = 0
 while True:
     n += 1
-    name = f"{seed}-{r.randrange(40)}"
+    name = f"file-{r.randrange(40)}"
     data = r.randbytes(r.choice([10, 3000, 60_000, 70_000, 500_000, 5_000_000]))
     print("begin", name, hashlib.sha256(data).hexdigest(), flush=True)
     fd = os.open(f"{folder}/{name}.new", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
