@@ -51,8 +51,8 @@ class Results:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when everything was measured, whatever the figures say."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clusters and peers end too
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clusters and peers end too
     results = Results()
     for name in MICRO:
         if name in options.only:
