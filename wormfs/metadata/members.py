@@ -9,6 +9,7 @@ A member id is made anew each time a disk joins, so a copy that was dropped and 
 from a current one: the newest generation's list names the ids that count.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -54,6 +55,11 @@ def write_file(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
+def _checksum(content: dict[str, object]) -> str:
+    """Over what members.json says, in whatever order and layout it says it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def read_membership(disk: Path) -> Membership | None:
     """A disk's members.json; None when there is none that can be read.
 
@@ -61,13 +67,15 @@ def read_membership(disk: Path) -> Membership | None:
     """
     try:
         found = json.loads((disk / "metadata" / "members.json").read_bytes())
+        if found.pop("checksum", "") != _checksum(found):
+            raise ValueError("its checksum does not match: it is damaged")  # noqa: TRY301
         membership = Membership(
             str(found["log_id"]), int(found["generation"]), str(found["member"]), dict(found["members"])
         )
         version = int(found["format"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("metadata on %s cannot be used: members.json: %s", disk, error)
         return None
     if version > FORMAT:
@@ -229,11 +237,12 @@ class Member:
 
     def write_membership(self, generation: int, members: dict[str, str]) -> None:
         """Replace members.json durably. OSError when the disk fails."""
-        content = {
+        content: dict[str, object] = {
             "format": FORMAT,
             "log_id": self.log_id,
             "generation": generation,
             "member": self.id,
             "members": members,
         }
+        content["checksum"] = _checksum(content)
         write_file(self.folder / "members.json", json.dumps(content, indent=1).encode())
