@@ -1,5 +1,7 @@
 """Reading a file's bytes: stripes or holes, extents over them, uncommitted bytes on top."""
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from wormfs.client.buffers import BytesPool
@@ -8,7 +10,7 @@ from wormfs.client.options import ClientOptions
 from wormfs.client.stripe_cache import CachedStripe, StripeCache
 from wormfs.client.stripe_reader import StripeReader, block_range
 from wormfs.client.stripe_writer import STRIPE_SLACK_BYTES
-from wormfs.core.errors import WormError
+from wormfs.core.errors import UnavailableError, WormError
 from wormfs.core.limits import CHECKSUM_BLOCK_BYTES
 from wormfs.core.stripes import StripeRange
 from wormfs.rpc.v1 import types_pb2
@@ -20,6 +22,9 @@ SEQUENTIAL_READS = 3
 WHOLE_STRIPE_READ_BYTES = 96 * 1024
 """A read at least this long fetches the whole stripe."""
 OPTIMISTIC_TRIES = 4
+LOCKED_TRIES = 16
+
+EnsureMap = Callable[[InodeState, int], Awaitable[None]]
 
 
 class ReadPattern:
@@ -66,20 +71,38 @@ class FileReader:
             self._cache.drop(inode, index)
 
     async def read_part(
-        self, state: InodeState, part: StripeRange, pattern: ReadPattern, *, sequential: bool
+        self,
+        state: InodeState,
+        part: StripeRange,
+        pattern: ReadPattern,
+        ensure_map: EnsureMap,
+        *,
+        sequential: bool,
     ) -> bytes | bytearray | memoryview:
-        """Return the bytes of one stripe's part of a read; the map page is present.
+        """Return the bytes of one stripe's part of a read.
+
+        `ensure_map` brings the map page of a stripe index: a recall may take it away at any await, and
+        a stripe that is not in the map reads as a hole. So no answer counts that was made while the
+        map changed.
 
         A memoryview in the answer is valid until the caller's next await.
-        Raises TooFewChunksError (EIO) when they cannot be had.
+        Raises TooFewChunksError (EIO) when they cannot be had, UnavailableError when the map changes
+        faster than it can be read.
         """
         for _ in range(OPTIMISTIC_TRIES):
+            await ensure_map(state, part.index)
             version = state.version
             answer = await self._read_once(state, part, pattern, sequential)
             if state.version == version:
                 return answer
         async with state.lock:  # writers keep getting ahead of us: hold them off
-            return await self._read_once(state, part, pattern, sequential)
+            for _ in range(LOCKED_TRIES):
+                await ensure_map(state, part.index)
+                version = state.version
+                answer = await self._read_once(state, part, pattern, sequential)
+                if state.version == version:
+                    return answer
+        raise UnavailableError(f"inode {state.inode}: its stripes are replaced faster than they can be read")
 
     async def _read_once(
         self, state: InodeState, part: StripeRange, pattern: ReadPattern, sequential: bool

@@ -31,6 +31,17 @@ from wormfs.rpc.v1 import metadata_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 REMEMBERED_CHANGES = 100_000
+MAP_UNTRUSTED_TRIES = 3
+MAP_TRIES = 16
+
+
+def _same_stripes(state: InodeState, reply: metadata_pb2.FileMapReply) -> bool:
+    """Whether the map here says what a reply's page does, in a file of stripes alone."""
+    if reply.extents or state.extents or not state.has_map(reply.first_index):
+        return False
+    if reply.attributes.size_bytes != state.attributes.size_bytes or len(state.stripes) != len(reply.stripes):
+        return False
+    return all(state.stripes.get(stripe.index) == stripe for stripe in reply.stripes)
 
 
 class LeasedStates:
@@ -80,25 +91,30 @@ class LeasedStates:
         message = reply.message
         if message.attributes.change < state.attributes.change:
             return
-        if message.attributes.change > state.attributes.change or not self._trusted(state):
+        if _same_stripes(state, message):
+            pass  # so reads under way may go on
+        elif message.attributes.change > state.attributes.change or not self._trusted(state):
             if not state.has_dirty:
                 self._reader.drop(state.inode)
             state.drop_map()
         state.adopt_attributes(message.attributes)
-        state.adopt_map(message)
+        if not _same_stripes(state, message):
+            state.adopt_map(message)
         state.fresh = self.session.cacheable_s(reply.pushes_seen) > 0
         state.attributes_stale = False
 
     async def _ensure_map(self, state: InodeState, index: int) -> None:
         """Have trusted attributes and the map page of a stripe index at hand."""
-        for _ in range(3):
+        for attempt in range(MAP_TRIES):
             trusted = self._trusted(state)
-            if trusted and state.has_map(index):
+            if state.has_map(index) and (trusted or attempt >= MAP_UNTRUSTED_TRIES):
                 return
             if not trusted and not state.has_dirty:
                 self._reader.drop(state.inode)
             await self._fetch_map(state, index)
-        # Recalls keep overtaking the replies: what was read last was true when it was answered.
+            # Recalls that keep overtaking the replies: what was read last was true when it was answered.
+        if not state.has_map(index):
+            raise UnavailableError(f"inode {state.inode}: its map changes faster than it can be read")
 
     async def _fetch_map(self, state: InodeState, index: int) -> None:
         request = metadata_pb2.GetFileMapRequest(

@@ -19,6 +19,8 @@ from wormfs.rpc.v1 import metadata_pb2
 log = logging.getLogger(__name__)
 
 DIRTY_CHECK_EVERY_WRITES = 32
+READ_TRIES = 4
+"""A read of stripes that others, repair among them, keep replacing starts anew so often."""
 
 
 class OpenFiles(LeasedStates):
@@ -89,20 +91,21 @@ class OpenFiles(LeasedStates):
             return b""
         sequential = handle.pattern.note(offset_bytes, length_bytes)
         parts = list(split_range(offset_bytes, length_bytes, state.stripe_size_bytes))
-        for attempt in range(2):
+        for attempt in range(READ_TRIES):
             entered = state.enter_read()
             try:
                 if len(parts) == 1:
                     return await self._reader.read_part(
-                        state, parts[0], handle.pattern, sequential=sequential
+                        state, parts[0], handle.pattern, self._ensure_map, sequential=sequential
                     )
                 out = bytearray()
                 for part in parts:
-                    await self._ensure_map(state, part.index)
-                    out += await self._reader.read_part(state, part, handle.pattern, sequential=sequential)
+                    out += await self._reader.read_part(
+                        state, part, handle.pattern, self._ensure_map, sequential=sequential
+                    )
             except TooFewChunksError as error:
                 # Another client may have replaced the stripes and their chunks are collected.
-                if attempt or not await self._map_moved(state, entered):
+                if attempt == READ_TRIES - 1 or not await self._map_moved(state, entered):
                     raise DataLossError(f"inode {state.inode}: {error.message}") from error
             else:
                 return out

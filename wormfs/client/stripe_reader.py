@@ -86,7 +86,10 @@ class StripeReader:
                 fetch = _Fetcher(self, inode, stripe, start, length, gather, nursery)
                 await self._drive(stripe, wanted, fetch, scratch)
                 nursery.cancel_scope.cancel()
+            # Raised out here: a nursery would wrap it in a group that no caller looks for.
             missing = [j for j in wanted if j not in gather.have]
+            if missing and len(gather.have) < gather.needed:
+                raise TooFewChunksError(self._explain(stripe, gather))
             if missing:
                 self._rebuild(stripe, gather, missing, wanted)
         finally:
@@ -101,7 +104,7 @@ class StripeReader:
         fetch: "_Fetcher",
         scratch: list[bytearray],
     ) -> None:
-        """Start fetches until every wanted chunk, or any k chunks, are there."""
+        """Start fetches until every wanted chunk, or any k chunks, are there, or no more can be had."""
         gather = fetch.gather
         doubtful = {j for j in wanted if self._peers.likely_down(stripe.disks[j])}
         sound = [j for j in wanted if j not in doubtful]
@@ -130,7 +133,7 @@ class StripeReader:
                 while len(gather.have) + fetch.in_flight < gather.needed and start_next():
                     pass
             if fetch.in_flight == 0:
-                raise TooFewChunksError(self._explain(stripe, gather))
+                return
             changed = gather.changed
             if impaired or not queue:
                 hedge_at_s = max(hedge_at_s, trio.current_time() + self._options.hedge_s)
