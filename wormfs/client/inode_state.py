@@ -80,7 +80,7 @@ class InodeState:
         )
         self.open_count = 0
         self.readers: defaultdict[int, int] = defaultdict(int)  # reads under way by map_version
-        self.readers_gone = trio.Event()
+        self.readers_gone: trio.Event | None = None  # made by who waits for it
         self.lapsed_change = 0  # != 0: the session was lost while dirty, the file stood at this change
 
     @property
@@ -209,10 +209,13 @@ class InodeState:
             self.readers[entered] = left
         else:
             del self.readers[entered]
-            self.readers_gone.set()
-            self.readers_gone = trio.Event()
+            if self.readers_gone is not None:
+                self.readers_gone.set()
+                self.readers_gone = None
 
     async def wait_readers_before(self, map_version: int) -> None:
         """Wait until every read that began under an older map has ended."""
         while any(entered < map_version for entered in self.readers):
+            if self.readers_gone is None:
+                self.readers_gone = trio.Event()
             await self.readers_gone.wait()

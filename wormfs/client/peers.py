@@ -8,7 +8,7 @@ import trio
 from google.protobuf.message import Message
 
 from wormfs.client.options import ClientOptions
-from wormfs.core.errors import NotFoundError, UnavailableError, WormError
+from wormfs.core.errors import DeadlineError, NotFoundError, UnavailableError, WormError
 from wormfs.rpc.frames import Buffer
 from wormfs.rpc.methods import CLUSTER_GET_CLUSTER_MAP, Method
 from wormfs.rpc.stream_client import CallReply, StreamConnection, connect, open_connection
@@ -45,6 +45,11 @@ class Peer:
         """Whether it failed lately: to be asked last."""
         return trio.current_time() < self._suspect_until_s
 
+    @property
+    def connected(self) -> bool:
+        """Whether a call would go out at once."""
+        return self._connection is not None and not self._connection.closed.is_set()
+
     def mark_suspect(self) -> None:
         """Ask this node last for a while."""
         self._suspect_until_s = trio.current_time() + self._options.suspect_s
@@ -76,8 +81,10 @@ class Peer:
             if connection is None or connection.closed.is_set():
                 connection = await self.connection()
             return await connection.call(method, request, timeout_s=timeout_s, data=data, into=into)
-        except UnavailableError:
-            self.mark_suspect()
+        except UnavailableError as error:
+            # No answer within a hedged read's patience is slow, not failed.
+            if not isinstance(error, DeadlineError) or timeout_s > self._options.hedge_s:
+                self.mark_suspect()
             raise
 
 
@@ -111,6 +118,14 @@ class PeerTable:
             return True
         node = self._nodes_by_disk.get(disk)
         return node is None or self._peers[node].suspect
+
+    def is_connected(self, disk: int) -> bool:
+        """Whether that disk's node can be asked at once, and will probably answer."""
+        node = self._nodes_by_disk.get(disk)
+        if node is None or disk in self._offline_disks:
+            return False
+        peer = self._peers[node]
+        return peer.connected and not peer.suspect
 
     def knows_disk(self, disk: int) -> bool:
         """Whether the map names the disk."""

@@ -62,17 +62,14 @@ class StripeReader:
     ) -> bytearray:
         """Return bytes [start, end) of one data chunk; both at checksum block borders or the chunk's end."""
         out = bytearray(end - start)
-        if not self._peers.likely_down(stripe.disks[chunk]):  # the usual case, without a nursery
-            with trio.move_on_after(self._options.hedge_s):
-                try:
-                    await fetch_chunk(
-                        self._peers, self._options, inode, stripe, chunk, start, memoryview(out)
-                    )
-                except WormError as error:
-                    log.debug("stripe %d chunk %d: %s", stripe.stripe_id, chunk, error.message)
-                else:
-                    return out
-            out = bytearray(end - start)
+        disk, hedge_s = stripe.disks[chunk], self._options.hedge_s
+        if self._peers.is_connected(disk):  # the usual case: one call, without a nursery or a scope
+            try:
+                await fetch_chunk(self._peers, hedge_s, inode, stripe, chunk, start, memoryview(out))
+            except WormError as error:
+                log.debug("stripe %d chunk %d: %s", stripe.stripe_id, chunk, error.message)
+            else:
+                return out
         await self._read_chunks(inode, stripe, start, end - start, {chunk: memoryview(out)})
         return out
 
@@ -203,8 +200,9 @@ class _Fetcher:
 
     async def _fetch(self, chunk: int, out: memoryview) -> None:
         try:
+            timeout_s = self._reader._options.chunk_read_s
             await fetch_chunk(
-                self._reader._peers, self._reader._options, self._inode, self._stripe, chunk, self._start, out
+                self._reader._peers, timeout_s, self._inode, self._stripe, chunk, self._start, out
             )
             self.gather.have[chunk] = out
         except WormError as error:
@@ -217,7 +215,7 @@ class _Fetcher:
 
 async def fetch_chunk(
     peers: PeerTable,
-    options: ClientOptions,
+    timeout_s: float,
     inode: int,
     stripe: types_pb2.Stripe,
     chunk: int,
@@ -233,7 +231,7 @@ async def fetch_chunk(
         length_bytes=len(out),
     )
     peer = peers.peer_of_disk(disk)
-    answer = await peer.call(CHUNKS_GET_CHUNK, request, timeout_s=options.chunk_read_s, into=[out])
+    answer = await peer.call(CHUNKS_GET_CHUNK, request, timeout_s=timeout_s, into=[out])
     if answer.data_bytes != len(out) or answer.message.offset_bytes != start:
         raise ChunkSizeError(
             f"stripe {stripe.stripe_id} chunk {chunk}: asked for {len(out)} bytes at {start}, "
