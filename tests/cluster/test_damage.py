@@ -1,5 +1,6 @@
 """Random flips and cuts in chunk files while reading: right bytes or EIO, never wrong ones."""
 
+import contextlib
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +24,25 @@ def chunk_files(cluster: Cluster, disks: int) -> list[Path]:
     )
 
 
-def damage(path: Path, random: Random) -> None:
-    """Flip some bytes, or cut the file."""
-    data = bytearray(path.read_bytes())
+def damage(path: Path, random: Random) -> bytes:
+    """Flip some bytes, or cut the file; what it held. Empty: repair had replaced it, it is gone."""
+    try:
+        original = path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    data = bytearray(original)
     if random.random() < 0.2:
         data = data[: random.randrange(len(data) + 1)]
     else:
         for _ in range(random.choice([1, 1, 3, 50])):
             data[random.randrange(len(data))] ^= random.randrange(1, 256)
-    with path.open("r+b") as file:  # in place: the node may have it open
+    overwrite(path, data)
+    return original
+
+
+def overwrite(path: Path, data: bytes | bytearray) -> None:
+    """In place, for the node may have it open; unless it is gone."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
         file.truncate(len(data))
         file.write(data)
 
@@ -46,9 +57,8 @@ def test_damaged_chunks_give_right_bytes_or_eio(
     refused = 0
     for number in range(rounds(6, 60)):
         files = chunk_files(one, 6)
-        originals = {path: path.read_bytes() for path in random.sample(files, k=min(len(files), 12))}
-        for path in originals:
-            damage(path, random)
+        chosen = random.sample(files, k=min(len(files), 12))
+        originals = {path: original for path in chosen if (original := damage(path, random))}
         if number % 3 == 0:
             one.remount(mount)
         drop_caches()
@@ -61,7 +71,7 @@ def test_damaged_chunks_give_right_bytes_or_eio(
             else:
                 assert found == expected, f"round {number}: wrong bytes in {path.name}"
         for path, data in originals.items():
-            path.write_bytes(data)
+            overwrite(path, data)
     one.remount(mount)
     known.check()
     assert refused < rounds(6, 60) * len(known.digests)
@@ -75,8 +85,7 @@ def test_a_lightly_damaged_file_reads_right(cluster: ClusterFactory) -> None:
     damaged = 0
     for disk in (1, 2):  # at most m chunks of any stripe
         for path in (one.disk(1, disk) / "chunks").rglob("*"):
-            if path.is_file():
-                damage(path, random)
+            if path.is_file() and damage(path, random):
                 damaged += 1
     assert damaged >= 4
     one.remount(mount)
