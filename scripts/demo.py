@@ -172,6 +172,13 @@ class Demo:
 
     def prepare(self) -> None:
         """Make what will be copied."""
+        needed = 4 * self.big_bytes + (1 << 30)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise DemoError(
+                f"{self.folder.parent} has {free >> 20} MiB free and the demo takes {needed >> 20} MiB;"
+                " name a roomier folder: TMPDIR=/somewhere make demo"
+            )
         with step("make a real tree and a file of random bytes to copy") as remark:
             self.source.mkdir()
             tree = self.source / "tree"
@@ -300,6 +307,10 @@ def main() -> int:
     parser.add_argument("--big-mib", type=int, default=1024, help="size of the big file (1024)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
+    _console.print(
+        "WormFS on this machine: six nodes, a real mount. Files go in and come back, two nodes are killed,\n"
+        "and every byte is compared with what was copied. Nothing stays behind."
+    )
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="wormfs-demo-"))
     demo = Demo(folder, files=arguments.files, big_bytes=arguments.big_mib << 20)
