@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,8 @@ WORMFS = Path(sys.executable).parent / "wormfs"
 OWN_FSBENCH = Path(__file__).with_name("fsbench.py")
 _PHASE_TIMEOUT_S = 1800.0
 _MIB = 1 << 20
+_GLUSTER_STATE = Path("/var/lib/glusterd")
+_PEER_ADDRESS = "10.77.0.1"
 
 
 class BenchError(Exception):
@@ -68,6 +71,7 @@ def wormfs_mounted(folder: Path) -> Iterator[Mounted]:
 def peer_mounted(script: Path, peer: str, folder: Path) -> Iterator[Mounted]:
     """A peer by `peers.sh`; gone afterwards, the network namespace it made too. Raises BenchError."""
     check_no_peer()
+    _clear_stale_volume()
     before = _namespaces()
     log = folder / "peer.log"
     try:
@@ -92,6 +96,17 @@ def check_no_peer() -> None:
             f"another peer runs in network namespace {', '.join(others)}: take it down (peers.sh down), "
             "or use --no-peer"
         )
+
+
+def _clear_stale_volume() -> None:
+    """Forget the volume of a run that was cut short: glusterd would refuse to make it again.
+
+    Its bricks have the address that peers.sh gives its own namespace, so it is nobody else's.
+    """
+    for info in _GLUSTER_STATE.glob("vols/*/info"):
+        bricks = re.findall(r"^brick-\d+=(.*)", info.read_text(encoding="utf-8"), re.MULTILINE)
+        if bricks and all(brick.startswith(_PEER_ADDRESS + ":") for brick in bricks):
+            shutil.rmtree(info.parent)
 
 
 def _peers(script: Path, verb: str, peer: str, folder: Path) -> None:
