@@ -18,7 +18,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.leftovers import TOKEN_VARIABLE, Leftovers, namespaces, run_folder  # noqa: E402
+from tests.leftovers import TOKEN_VARIABLE, Leftovers, run_folder  # noqa: E402
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     token = uuid.uuid4().hex
     folder = run_folder(token)
-    leftovers = Leftovers(token, (folder,), namespaces())
+    leftovers = Leftovers(token, (folder,))
     environment = os.environ | {TOKEN_VARIABLE: token}
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _interrupted)

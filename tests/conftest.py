@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Cluster
-from tests.leftovers import TOKEN_VARIABLE, Leftovers, namespaces, run_folder
+from tests.leftovers import TOKEN_VARIABLE, Leftovers, run_folder
 
 ClusterFactory = Callable[..., Cluster]
 _RUN = pytest.StashKey[Leftovers]()
@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     token = os.environ.setdefault(TOKEN_VARIABLE, uuid.uuid4().hex)
     folder = run_folder(token)
     folder.mkdir(mode=0o755, exist_ok=True)
-    config.stash[_RUN] = Leftovers(token, (folder,), namespaces())
+    config.stash[_RUN] = Leftovers(token, (folder,))
     if config.option.basetemp is None:
         config.option.basetemp = str(folder / "t")
 

@@ -28,7 +28,6 @@ class Leftovers:
 
     token: str
     folders: tuple[Path, ...]
-    namespaces_before: frozenset[str]
     found: list[str] = field(default_factory=list)
 
     def sweep(self) -> None:
@@ -43,7 +42,7 @@ class Leftovers:
         for mount in mounts_under(self.folders):
             self.found.append(f"mount {mount}")
             subprocess.run(["umount", "--lazy", str(mount)], check=False, capture_output=True, timeout=20)
-        for name in sorted(namespaces() - self.namespaces_before):
+        for name in sorted(namespaces(run_folder(self.token).name)):
             self.found.append(f"network namespace {name}")
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=20)
 
@@ -53,9 +52,14 @@ def run_folder(token: str) -> Path:
     return Path(tempfile.gettempdir(), f"wt-{token[:8]}")
 
 
-def namespaces() -> frozenset[str]:
-    """The named network namespaces of this machine."""
-    return frozenset(os.listdir(_NAMESPACES)) if _NAMESPACES.is_dir() else frozenset()
+def namespaces(prefix: str) -> list[str]:
+    """The named network namespaces of this machine that begin so: a run names its own after its folder.
+
+    Others' are none of our business: several runs, and benches, may share a machine.
+    """
+    if not _NAMESPACES.is_dir():
+        return []
+    return [name for name in os.listdir(_NAMESPACES) if name.startswith(prefix)]
 
 
 def mounts_under(folders: tuple[Path, ...]) -> list[Path]:
