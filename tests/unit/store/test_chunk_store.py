@@ -1,5 +1,6 @@
 """What the store promises while the disk works: right bytes, ranges, lists, deletes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -164,6 +165,16 @@ async def test_a_chunk_cut_while_open_is_told(store: ChunkStore) -> None:
     for offset in (0, 5 * 65536):
         with pytest.raises(ChunkSizeError, match="cut short"):
             await get(store, KEY, offset)
+
+
+async def test_small_reads_of_an_open_chunk_come_from_the_disk_too(store: ChunkStore) -> None:
+    data = await put(store, KEY, 1 << 20)
+    await get(store, KEY, 0, 1)
+    with store.chunk_path(1, KEY).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for start in range(0, 1 << 20, 65536):
+        assert await get(store, KEY, start + 5, 1) == data[start : start + 65536]
+    assert store.pool.used_bytes == 0
 
 
 async def test_deletes_remove_empty_folders_and_forget(store: ChunkStore, folder: Path) -> None:
