@@ -74,12 +74,16 @@ def peer_mounted(script: Path, peer: str, folder: Path) -> Iterator[Mounted]:
     _clear_stale_volume()
     before = _namespaces()
     log = folder / "peer.log"
+    made: frozenset[str] = frozenset()
     try:
         _peers(script, "up", peer, folder)
+        made = _namespaces() - before
         if not os.path.ismount(folder / peer / "mnt"):
             raise BenchError(f"{peer} did not come up: {log.read_text(errors='replace')[-500:]}")
         yield Mounted(folder / peer / "mnt")
     finally:
+        for name in made - _namespaces():  # somebody cleaned up too much: peers.sh could not go in
+            _name_namespace(name, folder / peer / "pids")
         _peers(script, "down", peer, folder)
         for name in _namespaces() - before:
             _end_namespace(name)
@@ -130,6 +134,12 @@ def _namespaces() -> frozenset[str]:
 def _processes_in(namespace: str) -> list[str]:
     listed = subprocess.run(["ip", "netns", "pids", namespace], check=False, capture_output=True, text=True)
     return listed.stdout.split()
+
+
+def _name_namespace(name: str, pids: Path) -> None:
+    """Give the network namespace of the peer's first daemon its name back."""
+    for pid in pids.read_text(encoding="ascii").split()[:1] if pids.exists() else ():
+        subprocess.run(["ip", "netns", "attach", name, pid], check=False, capture_output=True)
 
 
 def _end_namespace(name: str) -> None:
