@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ClusterFactory
-from tests.harness import WORMFS, Cluster, run
+from tests.harness import WORMFS, Cluster, run, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -95,6 +96,56 @@ def test_trees_go_in_and_out(shared: Cluster, place: str, tmp_path: Path) -> Non
     (tmp_path / "back").mkdir()
     shared.wormfs("get", "-r", f"{place}/tree", tmp_path / "back")
     subprocess.run(["diff", "-r", "--no-dereference", tree, tmp_path / "back" / "tree"], check=True)
+
+
+def _facts(root: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Mode, owner, group and mtime of everything in a tree."""
+    found = [root, *root.rglob("*")]
+    return {
+        str(path.relative_to(root)): (has.st_mode, has.st_uid, has.st_gid, has.st_mtime_ns)
+        for path in found
+        for has in [path.lstat()]
+    }
+
+
+def test_trees_keep_modes_times_and_owners(shared: Cluster, place: str, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "tool").write_bytes(b"#!/bin/true")
+    (tree / "link").symlink_to("inner/tool")
+    if os.getuid() == 0:
+        os.chown(tree / "inner" / "tool", 1234, 4321)
+        os.chown(tree / "link", 5, 6, follow_symlinks=False)
+    (tree / "inner" / "tool").chmod(0o4751 if os.getuid() == 0 else 0o751)
+    for number, path in enumerate([tree / "inner" / "tool", tree / "link", tree / "inner", tree]):
+        os.utime(path, ns=(10**18, 10**18 + number), follow_symlinks=False)
+    shared.wormfs("put", "-r", tree, place)
+    shared.wormfs("get", "-r", f"{place}/tree", tmp_path / "back")
+    assert _facts(tmp_path / "back") == _facts(tree)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_put_leaves_nothing(shared: Cluster, place: str, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [WORMFS, "put", "-", f"{place}/f", "--cluster", shared.addresses],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as putting:
+        assert putting.stderr is not None
+        wait_until(lambda: ".wormfs-put-" in shared.wormfs("ls", place), "the file is begun")
+        putting.send_signal(number)
+        assert putting.wait(60) == 128 + number
+        assert putting.stderr.read().count(b"\n") == 1
+    assert shared.wormfs("ls", place) == ""
+
+
+def test_a_move_that_cannot_be_names_the_paths(shared: Cluster, place: str) -> None:
+    shared.wormfs("mkdir", f"{place}/a")
+    shared.wormfs("mkdir", f"{place}/a/b")
+    done = run("mv", f"{place}/a", f"{place}/a/b", "--cluster", shared.addresses)
+    assert done.returncode == 2
+    assert f"{place}/a cannot become {place}/a/b" in done.stderr
+    assert f"{place}/a/b" in _failing(shared, "mv", "-n", f"{place}/a/b", f"{place}/a")
 
 
 def test_directories_want_r(shared: Cluster, place: str, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ class _Putter:
         if source == "-":
             if sys.stdin is None:
                 raise InvalidError("standard input is closed: there is nothing to put")
-            self._put_stream(sys.stdin.buffer, 0o666 & ~_umask(), parent, name)
+            # Unbuffered: a buffer's lock, held by a thread that still reads, would abort our exit.
+            with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+                self._put_stream(stream, 0o666 & ~_umask(), parent, name)
             return
         found = os.stat(source)
         if stat.S_ISDIR(found.st_mode):

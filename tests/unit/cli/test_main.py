@@ -145,3 +145,27 @@ def test_a_closed_pipe_leaves_no_traceback(tmp_path: Path) -> None:
             env=_environment(tmp_path),
         )
     assert b"Traceback" not in done.stderr
+
+
+def test_closed_standard_streams_are_no_traceback(tmp_path: Path) -> None:
+    shell = 'exec "$0" -m wormfs.cli.main "$@" <&- >&-'
+    command = ["/bin/sh", "-c", shell, sys.executable, "ls", "--cluster", "127.0.0.1:1"]
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, check=False, timeout=60, env=_environment(tmp_path)
+    )
+    assert done.returncode == 3
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_policy_that_cannot_be_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["dev", "up", "--dir", str(tmp_path / "c"), "--policy", "30+3"])
+    assert ended.value.code == 2
+    assert "at most 32" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_stop_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dev", "stop", "--dir", str(tmp_path / "c"), "--node", "1"]) == 1
+    assert "holds no dev cluster" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()

@@ -162,3 +162,12 @@ def test_temp_files_of_an_earlier_process_are_removed(folder: Path) -> None:
     (folder / "tmp" / "17").write_bytes(b"half a chunk")
     open_disk(folder).close()
     assert list((folder / "tmp").iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_no_new_disk(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(DiskError, match=r"thesis\.txt"):
+        Disk.open(tmp_path)
+    (tmp_path / "thesis.txt").unlink()
+    Disk.open(tmp_path).close()
