@@ -23,7 +23,7 @@ class Need(IntEnum):
     WIDEN = 3
     NOTHING = 4
     DISKS = 5  # to be rebuilt, but too few disks are there to write it to
-    CHUNKS = 6  # fewer than k chunks can be read: it waits for disks to come back
+    CHUNKS = 6  # fewer than k chunks are on disks online: it waits for disks to come back
 
 
 URGENCY = (Need.REBUILD_NOW, Need.REBUILD, Need.WIDEN)
@@ -48,8 +48,12 @@ def target_policy(stripe: Stripe, policy: Policy) -> Policy:
 
 
 def readable_chunks(stripe: Stripe, offline: Collection[int], damaged: Collection[int]) -> list[int]:
-    """Indexes of the chunks that can be read, data chunks first."""
-    return [index for index, disk in enumerate(stripe.disks) if disk not in offline and index not in damaged]
+    """Indexes of the chunks worth reading, data chunks first.
+
+    Those reported damaged come last: what was said of them may be over.
+    """
+    there = [index for index, disk in enumerate(stripe.disks) if disk not in offline]
+    return sorted(there, key=lambda index: index in damaged)
 
 
 def need_of(stripe: Stripe, situation: Situation, damaged: Collection[int] = ()) -> Need:
@@ -61,9 +65,10 @@ def need_of(stripe: Stripe, situation: Situation, damaged: Collection[int] = ())
         if situation.widen and not situation.offline.intersection(stripe.disks) and stripe.k < k:
             return Need.WIDEN
         return Need.NOTHING
-    readable = len(readable_chunks(stripe, situation.offline, damaged))
-    if readable < stripe.k:
+    there = readable_chunks(stripe, situation.offline, damaged)
+    if len(there) < stripe.k:
         return Need.CHUNKS
     if k < 1:
         return Need.DISKS
-    return Need.REBUILD_NOW if readable == stripe.k else Need.REBUILD
+    sound = sum(index not in damaged for index in there)
+    return Need.REBUILD_NOW if sound <= stripe.k else Need.REBUILD

@@ -37,6 +37,7 @@ SESSION_LABEL = "repair"
 AT_ONCE = 3
 PAGE = 500
 DAMAGED_MAX = 100_000
+LOGGED_FAILURES = 5  # in each round
 SETTLE_S = 10.0  # after a change of disks, before stripes are widened (or `after_s`, if that is less)
 AGAIN_S = 600.0
 RETRY_MIN_S = 2.0
@@ -92,7 +93,8 @@ class Repair:
         self._changed = trio.Event()
         self._changed_s = trio.current_time()
         self._next_start_s = 0.0
-        self._failures: list[str] = []
+        self._failed = 0  # stripes of this round
+        self._failure = ""  # why, the last of them
         self.progress = Progress()
         self.empty_disks: tuple[int, ...] = ()
         self._round_ended = round_ended
@@ -142,7 +144,7 @@ class Repair:
         retry_s = RETRY_MIN_S
         while True:
             self._changed = trio.Event()
-            self._failures = []
+            self._failed, self._failure = 0, ""
             try:
                 left = await self._round()
             except WormError as error:
@@ -232,14 +234,14 @@ class Repair:
         now = self.progress
         now.waiting = sum(survey.needs[need] for need in URGENCY)
         now.waiting_bytes = survey.work_bytes
-        now.stuck = survey.needs[Need.CHUNKS] + survey.needs[Need.DISKS]
+        now.stuck = survey.needs[Need.CHUNKS] + survey.needs[Need.DISKS] + self._failed
         now.stuck_reason = ""
         if survey.needs[Need.CHUNKS]:
             now.stuck_reason = "fewer than k of their chunks are on disks that are online"
         elif survey.needs[Need.DISKS]:
             now.stuck_reason = "too few disks are online to write to"
-        elif self._failures:
-            now.stuck_reason = self._failures[-1]
+        elif self._failed:
+            now.stuck_reason = self._failure
         self.empty_disks = tuple(sorted(disk for disk, count in survey.held.items() if not count))
 
     async def _pass(self, need: Need) -> None:
@@ -266,10 +268,10 @@ class Repair:
             await self._keep_rate(stripe.length_bytes)
             done = await self._rewrite(each)
         except WormError as error:
-            log.warning(
-                "stripe %d of inode %d is not repaired: %s", stripe.stripe_id, each.inode, error.message
-            )
-            self._failures = [*self._failures[-9:], error.message]
+            self._failed += 1
+            self._failure = error.message
+            level = logging.WARNING if self._failed <= LOGGED_FAILURES else logging.DEBUG
+            log.log(level, "not repaired: %s", error.message)
             return
         finally:
             slots.release()
