@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wormfs.core.errors import DeadlineError
+from wormfs.core.errors import DeadlineError, NotPermittedError
 
 _POLL_S = 0.02
 
@@ -30,7 +30,10 @@ class Process:
         return find_process(self.pid) == self
 
     def send(self, number: signal.Signals) -> None:
-        """Signal it, unless it is gone; the id cannot be another's, for a pidfd is held meanwhile."""
+        """Signal it, unless it is gone; the id cannot be another's, for a pidfd is held meanwhile.
+
+        Raises NotPermittedError when it runs as another user.
+        """
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -40,6 +43,8 @@ class Process:
                 signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
             pass
+        except PermissionError:
+            raise NotPermittedError(f"process {self.pid} is another user's: be that user, or root") from None
         finally:
             os.close(descriptor)
 
