@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.files import LONG_BYTES, SHORT_BYTES, KnownFiles, digest
 from tests.conftest import ClusterFactory
-from tests.harness import Cluster, drop_caches
+from tests.harness import Cluster, drop_caches, run, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(900)]
 
@@ -74,6 +74,11 @@ def test_damaged_chunks_give_right_bytes_or_eio(
             overwrite(path, data)
     one.remount(mount)
     known.check()
+    wait_until(
+        lambda: run("fsck", "--cluster", one.addresses, "--verify-data").returncode == 0,
+        "what was damaged is whole again",
+        timeout_s=90,
+    )
     assert refused < rounds(6, 60) * len(known.digests)
 
 
