@@ -201,7 +201,8 @@ class Demo:
     def mount_it(self) -> None:
         """Mount."""
         self.mounted = True
-        wormfs("mount", self.mount, "--config", self.cluster / "client.yaml")
+        log = self.folder / "mount.log"
+        wormfs("mount", self.mount, "--config", self.cluster / "client.yaml", "--log-file", log)
 
     def unmount_it(self) -> None:
         """Unmount; all is written then."""
