@@ -39,6 +39,8 @@ class InodeState:
         "attributes_stale",
         "dirty",
         "extents",
+        "failed_s",
+        "failure",
         "fresh",
         "giving_up",
         "inode",
@@ -79,6 +81,8 @@ class InodeState:
             None  # the write lease is given back, the master does not know yet
         )
         self.open_count = 0
+        self.failure: WormError | None = None  # of the last flush
+        self.failed_s = 0.0
         self.readers: defaultdict[int, int] = defaultdict(int)  # reads under way by map_version
         self.readers_gone: trio.Event | None = None  # made by who waits for it
         self.lapsed_change = 0  # != 0: the session was lost while dirty, the file stood at this change

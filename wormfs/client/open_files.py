@@ -163,13 +163,26 @@ class OpenFiles(LeasedStates):
     async def flush(self, handle: Handle) -> None:
         """Commit what was written: every other mount sees it afterwards."""
         state = handle.state
-        if state.has_dirty:
-            async with locked_for_writing(state):
+        failure = state.failure
+        if failure is not None and trio.current_time() - state.failed_s < self._options.suspect_s:
+            # A process that closes its files after an error would wait a deadline for each of them.
+            raise type(failure)(failure.message) from failure
+        await self._commit_dirty(state)
+
+    async def _commit_dirty(self, state: InodeState) -> None:
+        if not state.has_dirty:
+            return
+        async with locked_for_writing(state):
+            try:
                 await self._flush(state)
+            except WormError as error:
+                state.failure, state.failed_s = error, trio.current_time()
+                raise
+            state.failure = None
 
     async def fsync(self, handle: Handle, data_only: bool = False) -> None:
         """Make what was written durable; an error means it is not, and the bytes are kept to try again."""
-        await self.flush(handle)
+        await self._commit_dirty(handle.state)
         await self._sync()
 
     async def sync(self) -> None:

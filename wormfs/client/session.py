@@ -75,6 +75,13 @@ class _Link:
     incarnation: int
 
 
+def _as_fresh(reply: CallReply[Rep], sent_s: float) -> CallReply[Rep]:
+    """Mark a reply as not cacheable when what it grants may be older than the lease's margin."""
+    if trio.current_time() - sent_s > LEASE_MARGIN_S:
+        reply.pushes_seen = -1
+    return reply
+
+
 class Session:
     """See the module; every method raises UnavailableError kinds once its deadline has passed."""
 
@@ -160,8 +167,9 @@ class Session:
                     incarnation = link.incarnation
                     caller.session_id = self._session_id
                     caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
-                left_s = deadline_s - trio.current_time()
-                return await link.connection.call(method, request, timeout_s=max(0.01, min(TRY_S, left_s)))
+                sent_s = trio.current_time()
+                try_s = max(0.01, min(TRY_S, deadline_s - sent_s))
+                return _as_fresh(await link.connection.call(method, request, timeout_s=try_s), sent_s)
             except (UnavailableError, NotMasterError) as error:
                 if isinstance(error, SessionExpiredError):
                     if incarnation and caller is not None and caller.operation:

@@ -78,7 +78,10 @@ class StripeWriter:
         deadline_s = trio.current_time() + self._options.deadline_s
         suspects: set[int] = set()
         while True:
-            stripe = await self._placement(inode, suspects)
+            with trio.move_on_at(deadline_s) as scope:
+                stripe = await self._placement(inode, suspects)
+            if scope.cancelled_caught:
+                raise UnavailableError(f"a stripe of inode {inode} got no placement from the master in time")
             stripe.index = index
             stripe.length_bytes = stripe.valid_bytes = length_bytes
             stripe.chunk_length_bytes = chunk_length_bytes(length_bytes, stripe.k)

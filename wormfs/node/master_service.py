@@ -1,6 +1,6 @@
 """The Metadata service: sessions, leases and recalls around the machine that orders every change.
 
-How one request goes (docs/contracts.md, "Leases as the master keeps them"):
+How one request goes (docs/internals.md, "Leases as the master keeps them"):
 
 1. The session must be known; after a restart nothing is served before the grace is over.
 2. If another session holds the write lease of an inode the request reads or changes, that lease
