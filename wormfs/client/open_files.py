@@ -164,7 +164,8 @@ class OpenFiles(LeasedStates):
         """Commit what was written: every other mount sees it afterwards."""
         state = handle.state
         failure = state.failure
-        if failure is not None and trio.current_time() - state.failed_s < self._options.suspect_s:
+        lately = trio.current_time() - state.failed_s < self._options.suspect_s
+        if failure is not None and state.has_dirty and lately:
             # A process that closes its files after an error would wait a deadline for each of them.
             raise type(failure)(failure.message) from failure
         await self._commit_dirty(state)
