@@ -1,5 +1,6 @@
 """Real clusters and mounts for tests: processes of the installed commands, always taken down."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,6 +46,17 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30) 
         if time.monotonic() > deadline:
             raise AssertionError(f"after {timeout_s} s still not so: {what}")
         time.sleep(0.05)
+
+
+def mount_pid(point: Path) -> int:
+    """The mount process of a mount point."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"fuse_client" in arguments and os.fsencode(point) in arguments:
+                    return int(entry.name)
+    raise AssertionError(f"no mount process serves {point}")
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """SIGKILL of any node or the mount at random moments: all that was fsynced reads back."""
 
-import contextlib
 import hashlib
 import os
 import signal
@@ -15,7 +14,7 @@ import pytest
 
 from tests.cluster.files import digest
 from tests.conftest import ClusterFactory
-from tests.harness import Cluster, drop_caches
+from tests.harness import Cluster, drop_caches, mount_pid
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(3600)]
 
@@ -70,17 +69,6 @@ class Ledger:
                 continue
             assert found == expected, f"{name} lost its fsynced bytes"
         self.in_doubt.clear()
-
-
-def mount_pid(point: Path) -> int:
-    """The mount process of a mount point."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit():
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"fuse_client" in arguments and os.fsencode(point) in arguments:
-                    return int(entry.name)
-    raise AssertionError(f"no mount process serves {point}")
 
 
 def one_round(cluster: Cluster, mount: Path, random: Random, number: int, ledger: Ledger) -> None:

@@ -4,28 +4,15 @@ import errno
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import ClusterFactory
+from tests.harness import mount_pid
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(180)]
 
 LEASE_S = 6
-
-
-def mount_pid(point: Path) -> int:
-    """The mount process of a mount point."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"fuse_client" in arguments and os.fsencode(point) in arguments:
-                return int(entry.name)
-    raise AssertionError(f"no mount process serves {point}")
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["file-untouched", "file-changed"])
