@@ -5,6 +5,7 @@ import errno
 import hashlib
 import mmap
 import os
+import random
 import stat
 import subprocess
 import uuid
@@ -64,6 +65,32 @@ def test_overwrites_at_any_offset(folder: Path) -> None:
                 expected.extend(bytes(offset + length - len(expected)))
             expected[offset : offset + length] = piece
     assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(expected).digest()
+
+
+def test_reads_at_any_offset_and_length(folder: Path) -> None:
+    """Short reads are served from checksum blocks, over the borders of blocks, chunks and stripes too."""
+    expected = os.urandom((9 << 20) + 7)
+    file = folder / "f"
+    file.write_bytes(expected)
+    source = random.Random(8)
+    lengths = [1, 4096, 16_384, 20_000, 70_000, 95_000]
+    borders = [number << 14 for number in (1, 64, 256)]
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        for _ in range(150):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            length = source.choice(lengths)
+            offset = source.choice(
+                [source.randrange(len(expected)), source.choice(borders) - source.randrange(length)]
+            )
+            offset = max(0, offset)
+            assert os.pread(descriptor, length, offset) == expected[offset : offset + length]
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            inside = offset + length // 2  # of blocks that are cached in the client now
+            assert os.pread(descriptor, length, inside) == expected[inside : inside + length]
+    finally:
+        os.close(descriptor)
 
 
 def test_sparse_files_and_truncation(folder: Path) -> None:

@@ -18,7 +18,7 @@ from wormfs.store.chunk_reader import PATIENCE_S, open_and_read, read_open, read
 from wormfs.store.disk import Disk
 
 CLUSTER = "d" * 36
-LENGTHS = (64, 65_536, 70_016, 300_032)
+LENGTHS = (64, 16_384, 20_032, 300_032)
 POOL = BufferPool()
 
 

@@ -150,22 +150,38 @@ class FileReader:
         """Serve a small random read from checksum blocks, without fetching the stripe."""
         out = bytearray(part.length_bytes)
         view = memoryview(out)
-        inode, length = state.inode, stripe.chunk_length_bytes
+        length = stripe.chunk_length_bytes
         position, end = part.start_bytes, min(part.end_bytes, stripe.valid_bytes)
         while position < end:
             chunk, within = divmod(position, length)
-            low, high = block_range(within, within + 1, length)
-            block = low // CHECKSUM_BLOCK_BYTES
-            data = self._cache.get_block(stripe.stripe_id, chunk, block)
+            until = min(length, within + end - position)
+            low, high = block_range(within, until, length)
+            data = self._cached_blocks(stripe.stripe_id, chunk, low, high)
             if data is None:
-                data = await self._stripes.read_range(inode, stripe, chunk, low, high)
-                self._cache.put_block(stripe.stripe_id, chunk, block, data)
-            take = min(high - within, end - position)
+                data = await self._stripes.read_range(state.inode, stripe, chunk, low, high)
+                self._keep_blocks(stripe.stripe_id, chunk, low, data)
             at = position - part.start_bytes
-            view[at : at + take] = memoryview(data)[within - low : within - low + take]
-            position += take
+            view[at : at + until - within] = memoryview(data)[within - low : until - low]
+            position += until - within
         state.lay_extents(part.index, view, part.start_bytes)
         return out
+
+    def _cached_blocks(self, stripe_id: int, chunk: int, low: int, high: int) -> bytes | bytearray | None:
+        """All checksum blocks of a chunk's range, or None when one is not in the cache."""
+        blocks = range(low // CHECKSUM_BLOCK_BYTES, -(-high // CHECKSUM_BLOCK_BYTES))
+        if len(blocks) == 1:
+            return self._cache.get_block(stripe_id, chunk, blocks[0])
+        found = [self._cache.get_block(stripe_id, chunk, block) for block in blocks]
+        return None if None in found else b"".join(filter(None, found))
+
+    def _keep_blocks(self, stripe_id: int, chunk: int, low: int, data: bytearray) -> None:
+        first = low // CHECKSUM_BLOCK_BYTES
+        if len(data) <= CHECKSUM_BLOCK_BYTES:
+            self._cache.put_block(stripe_id, chunk, first, data)
+            return
+        for start in range(0, len(data), CHECKSUM_BLOCK_BYTES):
+            block = data[start : start + CHECKSUM_BLOCK_BYTES]
+            self._cache.put_block(stripe_id, chunk, first + start // CHECKSUM_BLOCK_BYTES, block)
 
     async def _whole(self, state: InodeState, index: int) -> memoryview:
         """Return the stripe's content (a view that is valid until the next await)."""

@@ -1,4 +1,4 @@
-"""Checksums of chunk data: XXH3-64 (xxhash), big endian, one for each 64 KiB block."""
+"""Checksums of chunk data: XXH3-64 (xxhash), big endian, one for each 16 KiB block."""
 
 from xxhash import xxh3_64_digest
 
@@ -15,7 +15,7 @@ def checksum_count(length_bytes: int) -> int:
 
 
 def block_checksums(data: Buffer) -> bytes:
-    """Return the checksums of `data`, 8 bytes for each 64 KiB, in order."""
+    """Return the checksums of `data`, 8 bytes for each 16 KiB, in order."""
     view = memoryview(data).cast("B")
     return b"".join(
         [

@@ -1,9 +1,10 @@
-"""The chunk file: one or two header blocks of 4,096 bytes, then the chunk's data.
+"""The chunk file: header blocks of 4,096 bytes, then the chunk's data.
 
 docs/on-disk-format.md describes it field by field. A header block is 3,056 protected bytes
 (prefix with magic, version and CRC32; then content), 16 zero bytes and 1,024 bytes of
-Reed-Solomon parity (header_parity.py). Chunks up to ONE_BLOCK_CHUNK_MAX_BYTES (23 MiB) have
-one block; longer ones, which only narrow stripes of huge policies have, go on in a second.
+Reed-Solomon parity (header_parity.py). Chunks up to ONE_BLOCK_CHUNK_MAX_BYTES (5.8 MiB) have
+one block; the checksums of longer ones, which only policies with huge chunks or narrow stripes
+of them have, go on in more.
 """
 
 import struct
@@ -20,7 +21,6 @@ from wormfs.core.types import ChunkKey, Codec
 
 HEADER_BYTES: Final = 4096
 """One header block; the whole header of all but the longest chunks."""
-HEADER_MAX_BYTES: Final = 2 * HEADER_BYTES
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"WormFSck"
 
@@ -33,11 +33,11 @@ _FIELDS = struct.Struct(f">B{CLUSTER_ID_MAX_BYTES}sQQQIIIBBBBI")
 """Length of and cluster id, file, stripe id, stripe index, stripe size, stripe length, chunk length,
 chunk index, k, m, codec, count of checksums."""
 _CHAIN = struct.Struct(">I")
-"""In the second block: the CRC32 of the first, which binds them together."""
+"""In each later block: the CRC32 of the first, which binds them together."""
 
 _CONTENT_BYTES: Final = header_parity.PROTECTED_BYTES - _PREFIX.size
 _CHECKSUMS_IN_FIRST: Final = (_CONTENT_BYTES - _FIELDS.size) // CHECKSUM_BYTES
-_CHECKSUMS_IN_SECOND: Final = (_CONTENT_BYTES - _CHAIN.size) // CHECKSUM_BYTES
+_CHECKSUMS_IN_LATER: Final = (_CONTENT_BYTES - _CHAIN.size) // CHECKSUM_BYTES
 _PARITY_OFFSET: Final = HEADER_BYTES - header_parity.PARITY_BYTES
 
 ONE_BLOCK_CHUNK_MAX_BYTES: Final = _CHECKSUMS_IN_FIRST * CHECKSUM_BLOCK_BYTES
@@ -59,7 +59,7 @@ class ChunkHeader:
     codec: int
     stripe_length_bytes: int  # bytes of the file that were encoded in this stripe
     chunk_length_bytes: int  # data in this file, padding included
-    checksums: bytes  # XXH3-64, big endian, for each 64 KiB
+    checksums: bytes  # XXH3-64, big endian, for each 16 KiB
     version: int = FORMAT_VERSION
 
     @property
@@ -81,9 +81,17 @@ class ParsedHeader:
     repaired_bytes: int
 
 
+def _blocks_for(checksums: int) -> int:
+    """Number of header blocks that so many checksums take."""
+    return 1 + -(-max(0, checksums - _CHECKSUMS_IN_FIRST) // _CHECKSUMS_IN_LATER)
+
+
 def header_bytes_for(chunk_length_bytes: int) -> int:
-    """Size of the header of a chunk of that length: 4,096, or 8,192 beyond 23 MiB."""
-    return HEADER_BYTES if chunk_length_bytes <= ONE_BLOCK_CHUNK_MAX_BYTES else HEADER_MAX_BYTES
+    """Size of the header of a chunk of that length: 4,096, more beyond ONE_BLOCK_CHUNK_MAX_BYTES."""
+    return HEADER_BYTES * _blocks_for(checksum_count(chunk_length_bytes))
+
+
+HEADER_MAX_BYTES: Final = header_bytes_for(CHUNK_LENGTH_MAX_BYTES)
 
 
 def check_header(header: ChunkHeader) -> None:
@@ -140,12 +148,20 @@ def pack_header(header: ChunkHeader) -> bytes:
         header.codec,
         len(header.checksums) // CHECKSUM_BYTES,
     )
-    if header.chunk_length_bytes <= ONE_BLOCK_CHUNK_MAX_BYTES:
-        return _pack_block(0, 1, fields + header.checksums)
-    cut = _CHECKSUMS_IN_FIRST * CHECKSUM_BYTES
-    first = _pack_block(0, 2, fields + header.checksums[:cut])
+    in_first, *in_later = _cut_checksums(header.checksums)
+    count = 1 + len(in_later)
+    first = _pack_block(0, count, fields + in_first)
     chain = first[_CRC_OFFSET : _CRC_OFFSET + _CHAIN.size]
-    return first + _pack_block(1, 2, chain + header.checksums[cut:])
+    later = (_pack_block(number, count, chain + part) for number, part in enumerate(in_later, 1))
+    return b"".join((first, *later))
+
+
+def _cut_checksums(checksums: bytes) -> list[bytes]:
+    """Each header block's share of the checksums."""
+    step = _CHECKSUMS_IN_LATER * CHECKSUM_BYTES
+    first = _CHECKSUMS_IN_FIRST * CHECKSUM_BYTES
+    later = [checksums[start : start + step] for start in range(first, len(checksums), step)]
+    return [checksums[:first], *later]
 
 
 def _pack_block(number: int, count: int, content: bytes) -> bytes:
@@ -158,7 +174,7 @@ def _pack_block(number: int, count: int, content: bytes) -> bytes:
 
 
 def parse_header(blocks: Buffer) -> ParsedHeader:
-    """Read a header from the start of a chunk file: HEADER_BYTES, or HEADER_MAX_BYTES for the longest.
+    """Read a header from the start of a chunk file: HEADER_BYTES, or HEADER_MAX_BYTES for longer chunks.
 
     More bytes than the header may be given. The CRC32 is tried first; the slow repair runs
     only when it does not match. Raises ChunkCorruptError for anything that is not a sound or
@@ -167,8 +183,33 @@ def parse_header(blocks: Buffer) -> ParsedHeader:
     view = memoryview(blocks).cast("B")
     first, crc, repaired = _open_block(view[:HEADER_BYTES])
     _, version, number, count, _ = _PREFIX.unpack_from(first)
-    if version != FORMAT_VERSION or number != 0 or not 1 <= count <= 2:
+    if version != FORMAT_VERSION or number != 0 or count < 1:
         raise ChunkCorruptError(f"chunk header of unknown version {version}, block {number} of {count}")
+    shares = [first[_PREFIX.size + _FIELDS.size :][: _CHECKSUMS_IN_FIRST * CHECKSUM_BYTES]]
+    for later in range(1, count):
+        share, repaired_later = _open_later(view[later * HEADER_BYTES :][:HEADER_BYTES], later, count, crc)
+        repaired += repaired_later
+        shares.append(share)
+    header = _parse_fields(first, b"".join(shares))
+    if count != _blocks_for(checksum_count(header.chunk_length_bytes)):
+        raise ChunkCorruptError(f"{count} header blocks for a chunk of {header.chunk_length_bytes} bytes")
+    return ParsedHeader(header, repaired)
+
+
+def _open_later(block: memoryview, number: int, count: int, first_crc: int) -> tuple[bytes, int]:
+    """Return the checksums' part of a block behind the first, and how many bytes were repaired."""
+    protected, _, repaired = _open_block(block)
+    expected = (MAGIC, FORMAT_VERSION, number, count)
+    if _PREFIX.unpack_from(protected)[:4] != expected or (
+        _CHAIN.unpack_from(protected, _PREFIX.size)[0] != first_crc
+    ):
+        raise ChunkCorruptError(f"header block {number} belongs to another chunk")
+    start = _PREFIX.size + _CHAIN.size
+    return protected[start : start + _CHECKSUMS_IN_LATER * CHECKSUM_BYTES], repaired
+
+
+def _parse_fields(first: bytes, checksums: bytes) -> ChunkHeader:
+    """The header from the first block and all blocks' checksums, zeros behind them."""
     (
         id_length,
         cluster_id,
@@ -184,18 +225,6 @@ def parse_header(blocks: Buffer) -> ParsedHeader:
         codec,
         checksums_count,
     ) = _FIELDS.unpack_from(first, _PREFIX.size)
-    start = _PREFIX.size + _FIELDS.size
-    in_first = min(checksums_count, _CHECKSUMS_IN_FIRST)
-    checksums = bytes(first[start : start + in_first * CHECKSUM_BYTES])
-    if count == 2:
-        second, _, repaired_second = _open_block(view[HEADER_BYTES:HEADER_MAX_BYTES])
-        repaired += repaired_second
-        if _PREFIX.unpack_from(second)[:4] != (MAGIC, FORMAT_VERSION, 1, 2) or (
-            _CHAIN.unpack_from(second, _PREFIX.size)[0] != crc
-        ):
-            raise ChunkCorruptError("the second header block belongs to another chunk")
-        start = _PREFIX.size + _CHAIN.size
-        checksums += second[start : start + (checksums_count - in_first) * CHECKSUM_BYTES]
     if id_length > CLUSTER_ID_MAX_BYTES:
         raise ChunkCorruptError(f"chunk header makes no sense: cluster id of {id_length} bytes")
     try:
@@ -211,15 +240,12 @@ def parse_header(blocks: Buffer) -> ParsedHeader:
             codec=codec,
             stripe_length_bytes=stripe_length,
             chunk_length_bytes=chunk_length,
-            checksums=checksums,
-            version=version,
+            checksums=checksums[: checksums_count * CHECKSUM_BYTES],
         )
         check_header(header)
     except (UnicodeDecodeError, InvalidError, ChunkSizeError) as error:
         raise ChunkCorruptError(f"chunk header makes no sense: {error}") from None
-    if (count == 2) != (chunk_length > ONE_BLOCK_CHUNK_MAX_BYTES):
-        raise ChunkCorruptError(f"{count} header blocks for a chunk of {chunk_length} bytes")
-    return ParsedHeader(header, repaired)
+    return header
 
 
 def _open_block(block: memoryview) -> tuple[bytes, int, int]:

@@ -216,7 +216,7 @@ class ChunkStore:
     async def get(
         self, disk: int, chunk: ChunkKey, offset_bytes: int = 0, length_bytes: int = 0
     ) -> ChunkData:
-        """Read a range of a chunk's data, widened to whole 64 KiB blocks; length 0: to the end.
+        """Read a range of a chunk's data, widened to whole 16 KiB blocks; length 0: to the end.
 
         Every byte was checked. The caller must release() the answer. What the kernel has cached,
         or a fast disk has soon, is answered without a checkpoint.

@@ -21,6 +21,7 @@ from wormfs.codec.chunk_format import (
     parse_header,
 )
 from wormfs.core.errors import ChunkCorruptError, ChunkSizeError, InvalidError, WrongChunkError
+from wormfs.core.limits import CHUNK_SIZE_MAX_BYTES
 from wormfs.core.types import ChunkKey, Codec
 
 CLUSTER = "6f1c0f34-9d8c-4b7b-8a51-3a4f2e6d5c4b"
@@ -49,8 +50,8 @@ def make_header(length: int = 1 << 20, **changes: object) -> ChunkHeader:
     [
         0,
         64,
-        65536,
-        65600,
+        16384,
+        16448,
         1 << 20,
         4 << 20,
         16 << 20,
@@ -67,9 +68,10 @@ def test_headers_come_back_as_they_went(length: int) -> None:
     assert parse_header(memoryview(packed + b"data")).header == header
 
 
-def test_sixteen_mebibytes_fit_one_block() -> None:
-    assert header_bytes_for(16 << 20) == HEADER_BYTES
-    assert header_bytes_for(CHUNK_LENGTH_MAX_BYTES) == HEADER_MAX_BYTES
+def test_the_largest_configurable_chunk_fits_one_block() -> None:
+    assert header_bytes_for(CHUNK_SIZE_MAX_BYTES) == HEADER_BYTES
+    assert header_bytes_for(ONE_BLOCK_CHUNK_MAX_BYTES + 1) == 2 * HEADER_BYTES
+    assert header_bytes_for(CHUNK_LENGTH_MAX_BYTES) == HEADER_MAX_BYTES == 6 * HEADER_BYTES
 
 
 def test_the_format_is_what_the_document_says() -> None:
@@ -130,14 +132,17 @@ def test_a_short_header_is_corrupt(length: int) -> None:
         parse_header(pack_header(make_header())[:length])
 
 
-def test_a_second_block_must_be_there_and_belong_to_the_first() -> None:
+def test_later_blocks_must_be_there_in_order_and_belong_to_the_first() -> None:
     one = pack_header(make_header(CHUNK_LENGTH_MAX_BYTES))
     two = pack_header(make_header(CHUNK_LENGTH_MAX_BYTES, file=78))
-    with pytest.raises(ChunkCorruptError, match="cut short"):
-        parse_header(one[:HEADER_BYTES])
-    with pytest.raises(ChunkCorruptError, match="another chunk"):
+    for cut in (HEADER_BYTES, len(one) - 1):
+        with pytest.raises(ChunkCorruptError, match="cut short"):
+            parse_header(one[:cut])
+    with pytest.raises(ChunkCorruptError, match="block 1 belongs to another chunk"):
         parse_header(one[:HEADER_BYTES] + two[HEADER_BYTES:])
-    with pytest.raises(ChunkCorruptError, match="block 1 of 2"):
+    with pytest.raises(ChunkCorruptError, match="block 2 belongs to another chunk"):
+        parse_header(one[: 2 * HEADER_BYTES] + one[HEADER_BYTES:])
+    with pytest.raises(ChunkCorruptError, match="block 1 of 6"):
         parse_header(one[HEADER_BYTES:])
 
 
@@ -176,7 +181,7 @@ def test_sealed_nonsense_is_corrupt(position: int, value: bytes) -> None:
 
 
 def test_two_blocks_for_a_short_chunk_are_corrupt() -> None:
-    long = pack_header(make_header(CHUNK_LENGTH_MAX_BYTES))
+    long = pack_header(make_header(ONE_BLOCK_CHUNK_MAX_BYTES + 64))
     first = reseal(pack_header(make_header()), 11, b"\2")
     second = reseal(long[HEADER_BYTES:], 16, first[12:16])
     with pytest.raises(ChunkCorruptError, match=r"makes no sense|2 header blocks"):
@@ -223,20 +228,20 @@ def test_a_chunk_of_another_name_or_cluster_is_the_wrong_one() -> None:
         check_identity(header, header.key, "another")
 
 
-def test_checksums_are_one_for_each_64_kib() -> None:
-    data = random.Random(1).randbytes(3 * 65536 + 100)
+def test_checksums_are_one_for_each_16_kib() -> None:
+    data = random.Random(1).randbytes(3 * 16384 + 100)
     sums = block_checksums(data)
     assert len(sums) == 8 * checksum_count(len(data)) == 32
-    assert sums[24:] == block_checksums(data[3 * 65536 :])
+    assert sums[24:] == block_checksums(data[3 * 16384 :])
     assert block_checksums(b"abc").hex() == "78af5f94892f3950"
-    verify_blocks(memoryview(data)[65536:], sums[8:])
+    verify_blocks(memoryview(data)[16384:], sums[8:])
     verify_blocks(b"", b"")
 
 
 def test_a_flipped_bit_names_its_block() -> None:
-    data = bytearray(3 * 65536)
+    data = bytearray(3 * 16384)
     sums = block_checksums(data)
-    data[2 * 65536 + 7] ^= 4
+    data[2 * 16384 + 7] ^= 4
     with pytest.raises(ChunkCorruptError, match="block 2 "):
         verify_blocks(data, sums)
     with pytest.raises(ChunkCorruptError, match="24 bytes of checksums"):

@@ -19,6 +19,7 @@ from wormfs.core.errors import (
     WrongChunkError,
     WrongClusterError,
 )
+from wormfs.core.limits import CHECKSUM_BLOCK_BYTES as BLOCK
 from wormfs.core.types import ChunkKey
 from wormfs.store.chunk_listing import scan
 from wormfs.store.chunk_store import ChunkStore, StoreOptions
@@ -26,7 +27,7 @@ from wormfs.store.chunk_store import ChunkStore, StoreOptions
 KEY = ChunkKey(12, 34, 5)
 
 
-@pytest.mark.parametrize("length", [64, 4096, 65536, 70_016, 300_032, 1 << 20, CHUNK_LENGTH_MAX_BYTES])
+@pytest.mark.parametrize("length", [64, 4096, 16_384, 20_032, 300_032, 1 << 20, CHUNK_LENGTH_MAX_BYTES])
 async def test_a_chunk_reads_back_whole_and_in_parts(store: ChunkStore, length: int) -> None:
     data = await put(store, KEY, length)
     path = store.chunk_path(1, KEY)
@@ -34,14 +35,14 @@ async def test_a_chunk_reads_back_whole_and_in_parts(store: ChunkStore, length: 
     for _ in ("cold", "cached"):
         assert await get(store, KEY) == data
         answer = await store.get(1, KEY, length - 1, 1)
-        start = (length - 1) // 65536 * 65536
+        start = (length - 1) // BLOCK * BLOCK
         assert answer.offset_bytes == start
         assert bytes(answer.data) == data[start:]
         assert answer.checksums == header_of(KEY, data[start:]).checksums
         answer.release()
-        assert await get(store, KEY, 0, 5 * 65536) == data[: 5 * 65536]
+        assert await get(store, KEY, 0, 5 * BLOCK) == data[: 5 * BLOCK]
     store.forget_all()
-    assert await get(store, KEY, 10, 1) == data[:65536]
+    assert await get(store, KEY, 10, 1) == data[:BLOCK]
     assert store.pool.used_bytes == 0
 
 
@@ -115,14 +116,14 @@ async def test_damage_is_told_and_other_blocks_still_served(store: ChunkStore) -
     data = await put(store, KEY, 1 << 20)
     path = store.chunk_path(1, KEY)
     with path.open("r+b") as file:
-        file.seek(4096 + 5 * 65536 + 1)
+        file.seek(4096 + 5 * BLOCK + 1)
         file.write(b"\xff\x00\xff")
     for _ in ("cold", "cached"):
         with pytest.raises(ChunkCorruptError, match=r"0000000000000022\.05.*block 5"):
             await get(store, KEY)
         with pytest.raises(ChunkCorruptError):
-            await get(store, KEY, 5 * 65536, 10)
-        assert await get(store, KEY, 6 * 65536, 65536) == data[6 * 65536 : 7 * 65536]
+            await get(store, KEY, 5 * BLOCK, 10)
+        assert await get(store, KEY, 6 * BLOCK, BLOCK) == data[6 * BLOCK : 7 * BLOCK]
     assert store.disks()[0].online
     assert store.pool.used_bytes == 0
 
@@ -162,7 +163,7 @@ async def test_a_chunk_cut_while_open_is_told(store: ChunkStore) -> None:
     await get(store, KEY, 0, 1)
     with store.chunk_path(1, KEY).open("r+b") as file:
         file.truncate(4096 + 300_000)
-    for offset in (0, 5 * 65536):
+    for offset in (0, 5 * BLOCK):
         with pytest.raises(ChunkSizeError, match="cut short"):
             await get(store, KEY, offset)
 
@@ -172,8 +173,8 @@ async def test_small_reads_of_an_open_chunk_come_from_the_disk_too(store: ChunkS
     await get(store, KEY, 0, 1)
     with store.chunk_path(1, KEY).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    for start in range(0, 1 << 20, 65536):
-        assert await get(store, KEY, start + 5, 1) == data[start : start + 65536]
+    for start in range(0, 1 << 20, BLOCK):
+        assert await get(store, KEY, start + 5, 1) == data[start : start + BLOCK]
     assert store.pool.used_bytes == 0
 
 
