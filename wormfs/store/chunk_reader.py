@@ -55,7 +55,7 @@ class ChunkData:
 
 
 class OpenChunk:
-    """A chunk file with its header read and checked."""
+    """A chunk file with its header read and checked; its maker adopts the descriptor it was read by."""
 
     __slots__ = ("_direct", "_plain", "header", "path", "repaired_bytes")
 
@@ -72,20 +72,20 @@ class OpenChunk:
                 os.close(descriptor)
 
     def descriptor(self, direct: bool) -> int:
-        """Return a descriptor, opened when first needed."""
+        """Return a descriptor, opened when first needed; nothing waits for the disk.
+
+        Raises OSError, EMFILE for example.
+        """
         found = self._direct if direct else self._plain
         if found < 0:
             with _opening:
                 found = self._direct if direct else self._plain
                 if found < 0:
-                    found = (_open_direct if direct else _open_plain)(self.path)
+                    # The file is open the other way; by that number no path is looked up.
+                    path = f"/proc/self/fd/{self._plain if direct else self._direct}"
+                    found = (_open_direct if direct else _open_plain)(path)
                     self.adopt(found, direct)
         return found
-
-    @property
-    def is_plain_open(self) -> bool:
-        """Tell whether descriptor(False) would return at once."""
-        return self._plain >= 0
 
     def adopt(self, descriptor: int, direct: bool) -> None:
         """Take over an open descriptor."""
@@ -129,10 +129,13 @@ def read_soon(
     header = chunk.header
     start, end = block_range(header.chunk_length_bytes, offset, length)
     wanted = end - start
-    if wanted > INLINE_READ_MAX_BYTES or not chunk.is_plain_open:
+    if wanted > INLINE_READ_MAX_BYTES:
+        return None
+    try:
+        descriptor = chunk.descriptor(False)
+    except OSError:  # shows up in the thread
         return None
     buffer = pool.acquire(wanted)
-    descriptor = chunk.descriptor(False)
     views = [buffer.data]
     give_up_at = 0.0
     while True:

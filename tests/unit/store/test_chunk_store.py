@@ -178,6 +178,14 @@ async def test_small_reads_of_an_open_chunk_come_from_the_disk_too(store: ChunkS
     assert store.pool.used_bytes == 0
 
 
+async def test_a_chunk_read_whole_serves_small_reads_without_looking_up_its_path(store: ChunkStore) -> None:
+    data = await put(store, KEY, 1 << 20)
+    assert await get(store, KEY) == data
+    store.chunk_path(1, KEY).unlink()  # would be found out by any lookup
+    assert await get(store, KEY, 3 * BLOCK, 1) == data[3 * BLOCK : 4 * BLOCK]
+    assert await get(store, KEY) == data
+
+
 async def test_deletes_remove_empty_folders_and_forget(store: ChunkStore, folder: Path) -> None:
     keys = [ChunkKey(number % 40, number, 0) for number in range(80)]
     async with trio.open_nursery() as nursery:
