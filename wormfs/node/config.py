@@ -1,9 +1,10 @@
 """A node's configuration: node.yaml, WORMFS_NODE_... variables, flags."""
 
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wormfs.core.errors import ConfigError
@@ -32,6 +33,7 @@ from wormfs.settings.loader import Override, load, section, setting
 
 ENVIRONMENT_PREFIX = "WORMFS_NODE_"
 _UNIX_PATH_MAX_BYTES = 107  # sun_path of unix(7), without its NUL
+_ETCD_HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")  # what a member's name in etcd may hold
 _CODECS = {"auto": Codec.UNSPECIFIED, "zfec": Codec.ZFEC, "isal": Codec.ISAL_CAUCHY}
 
 
@@ -86,9 +88,99 @@ def policy_problem(policy: Policy) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MetadataConfig:
-    """`metadata:`."""
+    """`metadata:`. All but `engine` is for the engine etcd; TLS is on when `ca_file` is given."""
 
-    engine: str = setting(choice("embedded"), default="embedded")
+    engine: str = setting(choice("embedded", "etcd"), default="embedded")
+    endpoints: tuple[str, ...] = setting(list_of(ADDRESS), default=())
+    managed: bool = setting(BOOLEAN, default=False)
+    member: str = setting(optional(ADDRESS), default="")
+    folder: Path | None = setting(optional(PATH), default=None)  # noqa: RUF009 - it makes a field
+    binary: Path | None = setting(optional(PATH), default=None)  # noqa: RUF009
+    ca_file: Path | None = setting(optional(PATH), default=None)  # noqa: RUF009
+    cert_file: Path | None = setting(optional(PATH), default=None)  # noqa: RUF009
+    key_file: Path | None = setting(optional(PATH), default=None)  # noqa: RUF009
+    user: str = setting(optional(FULL_TEXT), default="")
+    password_file: Path | None = setting(optional(PATH), default=None)  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        for name in ("folder", "binary", "ca_file", "cert_file", "key_file", "password_file"):
+            object.__setattr__(self, name, getattr(self, name) or None)
+        problem = self._etcd_problem() if self.engine == "etcd" else self._embedded_problem()
+        if problem:
+            raise ConfigError(problem)
+
+    def password(self) -> str:
+        """What `password_file` holds, '' without one; never kept here. Raises ConfigError."""
+        if self.password_file is None:
+            return ""
+        try:
+            text = self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise ConfigError(
+                f"metadata.password_file {self.password_file} cannot be read: {error.strerror}"
+            ) from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"metadata.password_file {self.password_file} is not UTF-8 text") from None
+        if not text:
+            raise ConfigError(f"metadata.password_file {self.password_file} is empty; it holds the password")
+        return text
+
+    def _embedded_problem(self) -> str:
+        given = [item.name for item in fields(self) if item.name != "engine" and getattr(self, item.name)]
+        return f"{', '.join(given)}: only for `engine: etcd`, and the engine is embedded" if given else ""
+
+    def _etcd_problem(self) -> str:
+        if not self.endpoints:
+            return "endpoints is missing; engine etcd needs the client addresses of etcd's members"
+        for endpoint in self.endpoints:
+            problem = _endpoint_problem(endpoint, self.endpoints)
+            if problem:
+                return problem
+        if (self.cert_file is None) != (self.key_file is None):
+            return "cert_file and key_file belong together: give both or none"
+        if self.cert_file is not None and self.ca_file is None:
+            return "cert_file needs ca_file too: the authority that signed the certificates of etcd's members"
+        if bool(self.user) != (self.password_file is not None):
+            return "user and password_file belong together: give both or none"
+        return self._member_problem()
+
+    def _member_problem(self) -> str:
+        own = [name for name in ("member", "folder", "binary") if getattr(self, name)]
+        if not self.managed:
+            return f"{', '.join(own)}: only for `managed: true`" if own else ""
+        if not self.member:
+            return "member is missing; managed needs the one of endpoints that this node runs"
+        if self.member not in self.endpoints:
+            return f"member is {self.member}, which is none of endpoints ({', '.join(self.endpoints)})"
+        if self.folder is None:
+            return "folder is missing; managed needs a folder where etcd's member keeps its data"
+        if self.ca_file is not None and self.cert_file is None:
+            return "ca_file needs cert_file and key_file too: a managed member shows its certificate"
+        peers = {peer_address(endpoint): endpoint for endpoint in self.endpoints}
+        for endpoint in self.endpoints:
+            if endpoint in peers:
+                return (
+                    f"endpoints: {endpoint} is where the member {peers[endpoint]} talks to its peers "
+                    "(its port + 1); leave a port free behind each"
+                )
+        return ""
+
+
+def peer_address(endpoint: str) -> str:
+    """Where the managed member of this client address talks to its peers: the next port (2379, 2380)."""
+    host, _, port = endpoint.rpartition(":")
+    return f"{host}:{int(port) + 1}"
+
+
+def _endpoint_problem(endpoint: str, endpoints: tuple[str, ...]) -> str:
+    host, _, port = endpoint.rpartition(":")
+    if endpoint.startswith("unix:") or not _ETCD_HOST.fullmatch(host):
+        return f"endpoints: {endpoint} is no host:port"
+    if not 1 <= int(port) <= 65534:
+        return f"endpoints: {endpoint} has port {port}; it lies between 1 and 65534"
+    if endpoints.count(endpoint) > 1:
+        return f"endpoints: {endpoint} is named twice"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +226,20 @@ class NodeConfig:
         for path in places:
             if places.count(path) > 1:
                 raise ConfigError(f"disks: {path} is named twice; each disk is its own folder")
+        for folder in [self.metadata.folder.absolute()] if self.metadata.folder else []:
+            for path in places:
+                if folder.is_relative_to(path) or path.is_relative_to(folder):
+                    raise ConfigError(
+                        f"metadata.folder {folder} and the disk {path} lie within each other; "
+                        "etcd's member needs a folder of its own"
+                    )
         if self.listen.startswith("unix:") or self.grpc_listen.startswith("unix:"):
             raise ConfigError("listen and grpc_listen are host:port; a unix socket goes into unix_socket")
 
     @property
     def is_master(self) -> bool:
-        """The first node, without `join`, holds the metadata."""
-        return not self.join
+        """The embedded engine's first node, without `join`, holds the metadata."""
+        return not self.join and self.metadata.engine == "embedded"
 
     def stream_addresses(self) -> list[str]:
         """Where the stream server listens."""

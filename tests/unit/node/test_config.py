@@ -11,7 +11,7 @@ from wormfs.cli import node as cli
 from wormfs.client.options import ClientOptions
 from wormfs.core.errors import ConfigError
 from wormfs.core.types import Codec, Policy
-from wormfs.node.config import NodeConfig, load_node_config
+from wormfs.node.config import NodeConfig, load_node_config, peer_address
 from wormfs.node.logging import set_up_logging
 from wormfs.settings.client import ClientSettings, load_client_config
 from wormfs.settings.loader import Override
@@ -58,7 +58,19 @@ def test_environment_and_flags_override(tmp_path: Path) -> None:
             "node.yaml:2: policy: chunk_size is 100 bytes; it must be",
         ),
         ("disks: a\nlisten: unix:/x\n", "node.yaml:1: listen and grpc_listen are host:port"),
-        ("disks: a\nmetadata: {engine: etcd}\n", "node.yaml:2: metadata.engine: expected one of embedded"),
+        (
+            "disks: a\nmetadata: {engine: x}\n",
+            "node.yaml:2: metadata.engine: expected one of embedded, etcd, not 'x'",
+        ),
+        ("disks: a\nmetadata: {engine: etcd}\n", "node.yaml:2: metadata: endpoints is missing"),
+        (
+            "disks: a\nmetadata: {endpoints: a:1}\n",
+            "node.yaml:2: metadata: endpoints: only for `engine: etcd`",
+        ),
+        (
+            "disks: /a\nmetadata: {engine: etcd, endpoints: a:1, managed: yes, member: a:1, folder: /a/e}\n",
+            "node.yaml:1: metadata.folder /a/e and the disk /a lie within each other",
+        ),
         ("disks: a\nunix_socket: /" + "x" * 120, "node.yaml:1: unix_socket is longer than 107 bytes"),
     ],
 )
@@ -66,6 +78,73 @@ def test_rules_over_settings_are_named(tmp_path: Path, text: str, line: str) -> 
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
     assert line in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("endpoints: [a:1, a:1]", "endpoints: a:1 is named twice"),
+        ("endpoints: [unix:/x]", "endpoints: unix:/x is no host:port"),
+        ("endpoints: ['a=b,c:1']", "endpoints: a=b,c:1 is no host:port"),
+        ("endpoints: [a:65535]", "endpoints: a:65535 has port 65535; it lies between 1 and 65534"),
+        ("endpoints: [a:1]\n  member: a:1", "member: only for `managed: true`"),
+        ("endpoints: [a:1]\n  folder: /f\n  binary: /b", "folder, binary: only for `managed: true`"),
+        ("endpoints: [a:1]\n  managed: true", "member is missing"),
+        ("endpoints: [a:1, b:1]\n  managed: true\n  member: c:1", "member is c:1, which is none of"),
+        ("endpoints: [a:1]\n  managed: true\n  member: a:1", "folder is missing"),
+        (
+            "endpoints: [a:1, a:2]\n  managed: true\n  member: a:1\n  folder: /f",
+            "endpoints: a:2 is where the member a:1 talks to its peers",
+        ),
+        (
+            "endpoints: [a:1]\n  managed: true\n  member: a:1\n  folder: /f\n  ca_file: /c",
+            "ca_file needs cert_file and key_file too",
+        ),
+        ("endpoints: [a:1]\n  ca_file: /c\n  cert_file: /d", "cert_file and key_file belong together"),
+        ("endpoints: [a:1]\n  cert_file: /d\n  key_file: /k", "cert_file needs ca_file too"),
+        ("endpoints: [a:1]\n  user: root", "user and password_file belong together"),
+    ],
+)
+def test_rules_of_the_etcd_engine_are_named(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, f"disks: /srv/a\nname: n\nmetadata:\n  engine: etcd\n  {text}\n")
+    assert f"node.yaml:3: metadata: {line}" in caught.value.message
+
+
+def test_every_server_of_an_etcd_cluster_has_the_same_lines_but_one(tmp_path: Path) -> None:
+    text = (
+        "disks: /srv/a\nname: n\nmetadata:\n  engine: etcd\n  endpoints: ['10.0.0.1:2379', '[::1]:2379']\n"
+        "  managed: true\n  folder: /srv/etcd\n"
+    )
+    made = load_text(tmp_path, text, WORMFS_NODE_METADATA_MEMBER="[::1]:2379").metadata
+    assert (made.endpoints, made.member) == (("10.0.0.1:2379", "[::1]:2379"), "[::1]:2379")
+    assert (made.folder, made.binary, made.ca_file) == (Path("/srv/etcd"), None, None)
+    assert peer_address(made.member) == "[::1]:2380"
+    assert peer_address("10.0.0.1:2379") == "10.0.0.1:2380"
+
+
+def test_with_etcd_no_node_is_master_by_configuration(tmp_path: Path) -> None:
+    text = "disks: /srv/a\nname: n\nmetadata: {engine: etcd, endpoints: [a:1]}\n"
+    assert not load_text(tmp_path, text).is_master
+    assert not load_text(tmp_path, "disks: /srv/a\nname: n\njoin: a:1\n").is_master
+
+
+def test_the_password_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("Geheim 7\n")
+    text = (
+        "disks: /srv/a\nname: n\nmetadata: {engine: etcd, endpoints: [a:1], user: worm, password_file: "
+        f"{secret}}}\n"
+    )
+    made = load_text(tmp_path, text)
+    assert made.metadata.password() == "Geheim 7"
+    assert "Geheim" not in repr(made)
+    secret.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        made.metadata.password()
+    secret.unlink()
+    with pytest.raises(ConfigError, match=f"{secret} cannot be read: No such file"):
+        made.metadata.password()
 
 
 def test_the_command_line_names_problems_and_exits_with_2(
@@ -85,7 +164,8 @@ def test_the_command_line_names_problems_and_exits_with_2(
 
 
 @pytest.mark.parametrize(
-    "name", ["node.yaml", "single-server.yaml", "cluster-first.yaml", "cluster-more.yaml"]
+    "name",
+    ["node.yaml", "single-server.yaml", "cluster-first.yaml", "cluster-more.yaml", "cluster-etcd.yaml"],
 )
 def test_the_example_configurations_are_right(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--config", str(CONFIG / name), "--check"]) == 0
