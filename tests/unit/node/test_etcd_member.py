@@ -1,0 +1,520 @@
+"""Managed etcd members: real etcd processes started, killed, taken over, refused and ended."""
+
+import base64
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from wormfs.core.errors import ConfigError, DataLossError, DiskError, UnavailableError, WormError
+from wormfs.node import etcd_command, etcd_process, etcd_queries
+from wormfs.node.config import MetadataConfig, peer_address
+from wormfs.node.etcd_member import EtcdMember
+from wormfs.node.etcd_process import EtcdProcess
+
+LIMIT_S = 60.0
+PART = "wormfs.node.etcd_member"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _etcd() -> None:
+    try:
+        etcd_command.find_binary(None)
+    except ConfigError as error:
+        pytest.skip(error.message)
+
+
+@pytest.fixture(autouse=True)
+def _infos(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger=PART)
+
+
+def free_endpoints(count: int) -> tuple[str, ...]:
+    """Addresses below the ports that the kernel gives away by itself; the next port is free too."""
+    found: list[str] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000, 2)
+        try:
+            for each in (port, port + 1):
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", each))
+        except OSError:
+            continue
+        if f"127.0.0.1:{port}" not in found:
+            found.append(f"127.0.0.1:{port}")
+    return tuple(found)
+
+
+def settings(folder: Path, endpoints: tuple[str, ...], number: int = 0, **more: Any) -> MetadataConfig:
+    return MetadataConfig(
+        engine="etcd",
+        endpoints=endpoints,
+        managed=True,
+        member=endpoints[number],
+        folder=folder / f"m{number}",
+        **more,
+    )
+
+
+class Node:
+    """What a wormfs-node does with its member."""
+
+    def __init__(self, metadata: MetadataConfig, **more: Any) -> None:
+        self.metadata = metadata
+        self.member = EtcdMember(metadata, cluster_name="office", **more)
+        self.life = trio.CancelScope()
+
+    async def live(self, task_status: trio.TaskStatus[None]) -> None:
+        with self.life:
+            await self.member.run(task_status=task_status)
+
+    def die(self) -> None:
+        """As by SIGKILL: nobody looks after the member any more."""
+        self.life.cancel()
+
+    @property
+    def process(self) -> EtcdProcess:
+        pid, ticks = self.pid_file.read_text().split()
+        return EtcdProcess(int(pid), int(ticks))
+
+    @property
+    def pid_file(self) -> Path:
+        assert self.metadata.folder is not None
+        return self.metadata.folder / "pid"
+
+
+@asynccontextmanager
+async def living(*nodes: Node) -> AsyncIterator[None]:
+    """Start them side by side; in the end their members are ended, whatever happened."""
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            for node in nodes:
+                stack.push_async_callback(node.member.stop)
+            async with trio.open_nursery() as starting:
+                for node in nodes:
+                    starting.start_soon(nursery.start, node.live)
+            yield
+
+
+async def post(endpoint: str, path: str, **fields: object) -> Any:
+    """etcd's JSON gateway."""
+
+    def ask() -> Any:
+        data = json.dumps(fields).encode()
+        with urllib.request.urlopen(f"http://{endpoint}/v3/{path}", data=data, timeout=10) as answer:
+            return json.load(answer)
+
+    return await trio.to_thread.run_sync(ask)
+
+
+def coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+async def put(endpoint: str, key: str, value: str) -> None:
+    await post(endpoint, "kv/put", key=coded(key), value=coded(value))
+
+
+async def get(endpoint: str, key: str) -> str:
+    found = await post(endpoint, "kv/range", key=coded(key))
+    return base64.b64decode(found["kvs"][0]["value"]).decode()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while True:  # another process's doing: no event tells
+        if holds():
+            return
+        await trio.sleep(0.02)
+
+
+async def until_well(endpoint: str) -> None:
+    while True:
+        if await etcd_queries.is_healthy(endpoint, None, timeout_s=2):
+            return
+        await trio.sleep(0.02)
+
+
+def is_there(process: EtcdProcess) -> bool:
+    return bool(process.arguments())
+
+
+async def test_three_members_form_a_cluster_and_a_killed_one_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = free_endpoints(3)
+    nodes = [Node(settings(tmp_path, endpoints, number)) for number in range(3)]
+    async with living(*nodes):
+        await put(endpoints[0], "a", "one")
+        assert await get(endpoints[2], "a") == "one"
+        before = nodes[1].process
+        before.send(signal.SIGKILL)
+        await until(lambda: nodes[1].process != before)
+        assert not is_there(before)
+        await put(endpoints[2], "b", "two")
+        await until_well(endpoints[1])
+        assert [await get(endpoints[1], key) for key in "ab"] == ["one", "two"]
+        processes = [node.process for node in nodes]
+        assert all(map(is_there, processes))
+        assert len(set(processes)) == 3
+        for node in nodes:
+            await node.member.stop()
+            assert not node.pid_file.exists()
+        assert not any(map(is_there, processes))
+    died = [record.getMessage() for record in caplog.records if "died" in record.getMessage()]
+    assert len(died) == 1
+    assert died[0].startswith("its etcd member died (signal 9): ")
+    assert died[0].endswith("; starting it again in 1 s")
+    assert "SIGTERM" not in caplog.text  # nobody had to be killed
+    folder = tmp_path / "m0"
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder / "data")] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_a_node_that_died_leaves_its_member_to_the_next(
+    tmp_path: Path, recorded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = free_endpoints(1)
+    first, second = Node(settings(tmp_path, endpoints)), Node(settings(tmp_path, endpoints))
+    async with living(first):
+        process = first.process
+        await put(endpoints[0], "a", "one")
+        first.die()
+        if not recorded:  # the node died between the start of the process and the record of it
+            first.pid_file.unlink()
+        async with living(second):
+            assert second.process == process
+            assert is_there(process)
+            assert "took over" in caplog.text
+            assert "other settings" not in caplog.text
+            process.send(signal.SIGKILL)  # a member taken over is watched as one of our own
+            await until(lambda: second.process != process)
+            await until_well(endpoints[0])
+            assert await get(endpoints[0], "a") == "one"
+            process = second.process
+        assert not is_there(process)
+
+
+async def test_a_member_taken_over_with_other_settings_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (Node(settings(tmp_path, free_endpoints(1)), start_wait_s=5) for _ in range(2))
+    async with living(first):
+        process = first.process
+        first.die()
+        second.member._start_wait_s = 0.1
+        async with living(second):
+            assert second.process == process
+    assert "runs with other settings (--name, --listen-client-urls," in caplog.text
+
+
+async def test_a_strangers_process_id_in_the_record_is_not_taken_over(tmp_path: Path) -> None:
+    node = Node(settings(tmp_path, free_endpoints(1)))
+    node.pid_file.parent.mkdir()
+    stranger = etcd_process.start(["sleep", "60"], tmp_path / "log", os.environ)
+    try:
+        etcd_process.record(node.pid_file, stranger)
+        async with living(node):
+            assert node.process != stranger
+        assert is_there(stranger)
+    finally:
+        stranger.send(signal.SIGKILL)
+        assert await stranger.wait() == "signal 9"
+
+
+async def test_a_member_that_ignores_sigterm_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wormfs.node.etcd_member.STOP_WAIT_S", 0.2)
+    node = Node(settings(tmp_path, free_endpoints(1)))
+    async with living(node):
+        process = node.process
+        process.send(signal.SIGSTOP)
+        with trio.CancelScope() as cancelled:
+            cancelled.cancel()
+            await node.member.stop()  # works in a cancelled scope too
+        assert not is_there(process)
+    assert "did not end by SIGTERM" in caplog.text
+
+
+async def test_two_nodes_never_look_after_one_member(tmp_path: Path) -> None:
+    endpoints = free_endpoints(1)
+    async with living(Node(settings(tmp_path, endpoints))):
+        with pytest.raises(UnavailableError, match=f"another wormfs-node .* in {tmp_path}/m0"):
+            await EtcdMember(settings(tmp_path, endpoints), cluster_name="office").run()
+
+
+async def test_a_node_goes_on_without_a_majority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    endpoints = free_endpoints(3)
+    early = Node(settings(tmp_path, endpoints, 0), start_wait_s=0.5)
+    async with living(early):
+        assert "its etcd member is not well after 0.5 s" in caplog.text
+        async with living(Node(settings(tmp_path, endpoints, 1))):
+            await put(endpoints[0], "a", "one")
+            assert await get(endpoints[1], "a") == "one"
+
+
+async def test_a_member_that_cannot_begin_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = free_endpoints(1)
+    host, _, port = peer_address(endpoints[0]).rpartition(":")
+    with socket.socket() as taken:
+        taken.bind((host, int(port)))
+        taken.listen()
+        node = Node(settings(tmp_path, endpoints), start_wait_s=0.1)
+        async with living(node):
+            with trio.fail_after(LIMIT_S):
+                await until(lambda: "died" in caplog.text)
+            assert "died (exit code 1): " in caplog.text
+            assert "another process listens there" in caplog.text
+            taken.close()
+            await until_well(endpoints[0])
+
+
+async def test_the_only_members_lost_data_are_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(DataLossError, match="the only one: what it held is lost"):
+        await Node(settings(tmp_path, free_endpoints(1)), has_run=True).member.run()
+
+
+async def members_of(endpoint: str) -> dict[str, Any]:
+    return {each["peerURLs"][0]: each for each in (await post(endpoint, "cluster/member/list"))["members"]}
+
+
+async def change(endpoint: str, what: str, **fields: object) -> None:
+    """Add or remove a member; etcd refuses while its members were connected for less than 5 s."""
+    while True:
+        try:
+            await post(endpoint, f"cluster/member/{what}", **fields)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != 503:
+                raise
+            await trio.sleep(0.2)
+        else:
+            return
+
+
+async def test_a_member_that_lost_its_data_is_refused_until_it_is_added_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = free_endpoints(3)
+    nodes = [Node(settings(tmp_path, endpoints, number)) for number in range(3)]
+    url = f"http://{peer_address(endpoints[2])}"
+    async with living(*nodes):
+        await put(endpoints[0], "a", "one")
+        await nodes[2].member.stop()
+        shutil.rmtree(tmp_path / "m2")
+        with pytest.raises(DataLossError, match=f"member add NAME --peer-urls={url}"):
+            await Node(nodes[2].metadata).member.run()
+        assert not (tmp_path / "m2/pid").exists()
+
+        lost = await members_of(endpoints[0])
+        await change(endpoints[0], "remove", ID=lost[url]["ID"])
+        with pytest.raises(ConfigError, match=f"is no member of the etcd cluster.*--peer-urls={url}"):
+            await Node(nodes[2].metadata).member.run()
+
+        await change(endpoints[0], "add", peerURLs=[url])
+        async with living(Node(nodes[2].metadata, has_run=True)):
+            await until_well(endpoints[2])
+            assert await get(endpoints[2], "a") == "one"
+            new = await members_of(endpoints[2])
+            assert new[url]["ID"] != lost[url]["ID"]
+            assert new[url]["name"] == endpoints[2]
+    assert "died" not in caplog.text
+
+
+async def test_a_member_wiped_under_a_running_node_does_not_come_back_by_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = free_endpoints(3)
+    nodes = [Node(settings(tmp_path, endpoints, number)) for number in range(3)]
+    async with living(*nodes):
+        process = nodes[2].process
+        shutil.rmtree(tmp_path / "m2/data")
+        process.send(signal.SIGKILL)
+        await until(lambda: "cannot be started" in caplog.text)
+        assert "its data is lost" in caplog.text
+        assert nodes[2].process == process
+
+
+async def test_an_empty_folder_of_a_known_member_waits_for_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoints = free_endpoints(3)
+    wiped = Node(settings(tmp_path, endpoints, 2), has_run=True, start_wait_s=0.2)
+    async with living(wiped):
+        assert "is empty, but this node has been in the cluster before" in caplog.text
+        assert not wiped.pid_file.exists()  # nothing that could vote
+        # The others form the cluster; they say that this one never ran: it may.
+        others = [Node(settings(tmp_path, endpoints, number)) for number in range(2)]
+        async with living(*others):
+            await put(endpoints[0], "a", "one")
+            await until(wiped.pid_file.exists)
+            await until_well(endpoints[2])
+            assert await get(endpoints[2], "a") == "one"
+
+
+def fake_etcd(folder: Path, version: str) -> Path:
+    program = folder / "etcd"
+    program.write_text(
+        f"#!/bin/sh\n[ \"$*\" = --version ] && printf '%b' 'etcd Version: {version}\\nGo: 1\\n'\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [
+        ("3.5.0", "is etcd 3.5.0, which can lose committed data"),
+        ("3.5.1", "use another version"),
+        ("3.5.2", "is etcd 3.5.2"),
+        ("3.3.27", "is etcd 3.3.27; 3.4 or newer is needed"),
+        ("x", "does not answer as etcd does"),
+    ],
+)
+async def test_a_wrong_version_is_refused(tmp_path: Path, version: str, text: str) -> None:
+    program = fake_etcd(tmp_path, version)
+    metadata = settings(tmp_path, free_endpoints(1), binary=program)
+    with pytest.raises(ConfigError, match=text) as caught:
+        await EtcdMember(metadata, cluster_name="office").run()
+    assert caught.value.message.startswith(str(program))
+    assert not (tmp_path / "m0").exists()
+
+
+@pytest.mark.parametrize("version", ["3.4.0", "3.4.23", "3.5.3", "3.5.16", "3.6.0", "4.0.0"])
+async def test_other_versions_are_taken(tmp_path: Path, version: str) -> None:
+    await etcd_command.check_version(fake_etcd(tmp_path, version))
+
+
+def test_etcd_is_found_on_the_path_before_beside_the_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = fake_etcd(tmp_path, "3.4.23")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert etcd_command.find_binary(None) == program
+    program.chmod(0o644)
+    beside = tmp_path / "venv"
+    beside.mkdir()
+    monkeypatch.setattr("sys.executable", str(beside / "python"))
+    with pytest.raises(ConfigError, match="there is no etcd on PATH"):
+        etcd_command.find_binary(None)
+    assert etcd_command.find_binary(fake_etcd(beside, "3.4.23")) == beside / "etcd"
+    assert etcd_command.find_binary(None) == beside / "etcd"
+    with pytest.raises(ConfigError, match=f"{program} is no program"):
+        etcd_command.find_binary(program)
+
+
+async def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    metadata = settings(tmp_path / "file", free_endpoints(1))
+    with pytest.raises(DiskError, match=f"{tmp_path}/file/m0: etcd's member cannot keep .*: Not a directory"):
+        await EtcdMember(metadata, cluster_name="office").run()
+
+
+def test_every_server_derives_the_same_cluster(tmp_path: Path) -> None:
+    endpoints = ("10.0.0.1:2379", "server-2.example:2379", "[fd00::3]:2379")
+    lines = [
+        etcd_command.command(
+            settings(tmp_path, endpoints, number), Path("/bin/etcd"), tmp_path, token="office", state="new"
+        )
+        for number in range(3)
+    ]
+    cluster = (
+        "--initial-cluster=10.0.0.1:2379=http://10.0.0.1:2380,"
+        "server-2.example:2379=http://server-2.example:2380,[fd00::3]:2379=http://[fd00::3]:2380"
+    )
+    for line in lines:
+        assert cluster in line
+        assert "--initial-cluster-token=wormfs-office" in line
+    assert "--listen-peer-urls=http://10.0.0.1:2380" in lines[0]
+    assert "--listen-client-urls=http://0.0.0.0:2379" in lines[1]
+    assert "--advertise-client-urls=http://server-2.example:2379" in lines[1]
+    assert "--listen-client-urls=http://[fd00::3]:2379" in lines[2]
+
+
+async def test_our_environment_does_not_change_the_members_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETCD_HEARTBEAT_INTERVAL", "nonsense")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    async with living(Node(settings(tmp_path, free_endpoints(1)))):
+        pass
+    kept = etcd_command.environment(os.environ)
+    assert "HTTPS_PROXY" not in kept
+    assert kept["PATH"] == os.environ["PATH"]
+
+
+def make_certificates(folder: Path) -> dict[str, Path]:
+    """An authority and one certificate for 127.0.0.1, for servers and clients."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder, timeout=30)
+
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
+    openssl(*new, "-subj", "/CN=etcd", "-keyout", "etcd.key", "-out", "etcd.csr")
+    sign = ("x509", "-req", "-days", "2", "-in", "etcd.csr", "-CA", "ca.pem", "-CAkey", "ca.key")
+    openssl(*sign, "-CAcreateserial", "-extfile", "names", "-out", "etcd.pem")
+    return {"ca_file": folder / "ca.pem", "cert_file": folder / "etcd.pem", "key_file": folder / "etcd.key"}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+async def test_members_speak_tls_and_only_with_those_who_show_a_certificate(tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    endpoints = free_endpoints(3)
+    nodes = [Node(settings(tmp_path, endpoints, number, **files)) for number in range(3)]
+    tls = etcd_queries.tls_context(nodes[0].metadata)
+    assert tls is not None
+    async with living(*nodes):
+        assert await etcd_queries.is_healthy(endpoints[0], tls, timeout_s=5)
+        listed = await etcd_queries.members(peer_address(endpoints[1]), tls, timeout_s=5)
+        assert sorted(member.name for member in listed or []) == sorted(endpoints)
+        without = ssl.create_default_context(cafile=files["ca_file"])
+        assert not await etcd_queries.is_healthy(endpoints[0], without, timeout_s=5)
+        assert not await etcd_queries.is_healthy(endpoints[0], None, timeout_s=5)
+        # A member without data asks the others over TLS too.
+        await nodes[2].member.stop()
+        shutil.rmtree(tmp_path / "m2")
+        with pytest.raises(DataLossError, match="--peer-urls=https://"):
+            await Node(nodes[2].metadata).member.run()
+
+
+@pytest.mark.parametrize(("name", "text"), [("ca_file", "cannot be used together"), ("key_file", "be read")])
+async def test_certificates_that_cannot_be_used_are_named(tmp_path: Path, name: str, text: str) -> None:
+    files: dict[str, Any] = {each: tmp_path / each for each in ("ca_file", "cert_file", "key_file")}
+    for path in files.values():
+        path.write_text("rubbish\n")
+    if name == "key_file":
+        files[name].unlink()
+    metadata = settings(tmp_path, free_endpoints(1), **files)
+    with pytest.raises(ConfigError, match=f"metadata.*{name}.*{text}"):
+        await EtcdMember(metadata, cluster_name="office").run()
+
+
+def test_only_a_managed_member_is_run(tmp_path: Path) -> None:
+    with pytest.raises(WormError, match="no managed etcd member"):
+        EtcdMember(MetadataConfig(engine="etcd", endpoints=("a:1",)), cluster_name="office")
+
+
+async def test_a_process_that_is_gone_is_neither_awaited_nor_signalled() -> None:
+    gone = EtcdProcess(os.getpid(), 1)  # our id, but started at another time
+    with trio.fail_after(5):
+        assert await gone.wait() == "it was gone"
+    gone.send(signal.SIGKILL)
+    assert etcd_process.find_running(Path("/nonexistent/pid"), "--data-dir=/nonexistent/data") is None
