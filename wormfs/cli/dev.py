@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import trio
+
 from wormfs.cli.connection import Target, cluster_map
 from wormfs.cli.dev_layout import DevFolder, DevNode, DevSize
 from wormfs.cli.parsing import Subparsers, command, positive_int
@@ -18,6 +20,9 @@ from wormfs.core.errors import DeadlineError, InvalidError, UnavailableError, Wo
 from wormfs.core.limits import CHUNK_SIZE_DEFAULT_BYTES
 from wormfs.core.types import Policy
 from wormfs.node.config import policy_problem
+from wormfs.node.etcd_command import data_argument
+from wormfs.node.etcd_process import find_running
+from wormfs.rpc.v1 import cluster_pb2
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -48,7 +53,11 @@ def add_parsers(subparsers: Subparsers) -> None:
     up.add_argument("--nodes", type=positive_int(100), metavar="N", help="nodes (6)")
     up.add_argument("--disks", type=positive_int(100), metavar="N", help="disks of each node (1)")
     up.add_argument("--policy", type=_policy, metavar="K+M", help="data and parity chunks of a stripe (4+2)")
-    up.add_argument("--engine", choices=["embedded"], help="where the metadata lives (embedded: in node 1)")
+    up.add_argument(
+        "--engine",
+        choices=["embedded", "etcd"],
+        help="where the metadata lives (embedded: in node 1; etcd: in members that nodes 1 to 3 run)",
+    )
     stop = command(
         actions,
         "stop",
@@ -162,7 +171,7 @@ def _start(arguments: argparse.Namespace) -> int:
         node = folder.node(arguments.node)
         nodes = folder.nodes()
         started = [node] if node.process() is None else []
-        if node.number != 1 and nodes[0].process() is None:
+        if node.number != 1 and folder.engine() == "embedded" and nodes[0].process() is None:
             if started:
                 _spawn(node)
             print(
@@ -184,6 +193,7 @@ def _down(arguments: argparse.Namespace) -> int:
             nodes = folder.nodes()
             _end(nodes[1:], kill=arguments.kill)
             _end(nodes[:1], kill=arguments.kill)
+            _end_members(nodes)
     return 0
 
 
@@ -199,6 +209,16 @@ def _end(nodes: Sequence[DevNode], *, kill: bool) -> None:
             process.end(timeout_s=0, kill=True)
         with contextlib.suppress(FileNotFoundError):
             node.pid_file.unlink()
+
+
+def _end_members(nodes: Sequence[DevNode]) -> None:
+    """Members of etcd outlive a node that was killed, but not the cluster."""
+    for node in nodes:
+        folder = node.etcd_folder
+        found = find_running(folder / "pid", data_argument(folder / "data")) if folder.exists() else None
+        if found is not None:
+            found.send(signal.SIGTERM)
+            trio.run(found.wait)
 
 
 def _spawn(node: DevNode) -> None:
@@ -241,31 +261,44 @@ def _start_nodes(folder: DevFolder, down: Sequence[DevNode], awaited: Sequence[D
                 f"not online after {START_TIMEOUT_S:.0f} s: {', '.join(node.name for node in waiting)};"
                 f" see {folder.path}/node-*/log"
             )
-        waiting = _not_ready(folder.node(1), awaited)
+        waiting = _not_ready(folder.nodes(), awaited)
         if waiting:
             time.sleep(_POLL_S)
 
 
-def _not_ready(master: DevNode, nodes: Sequence[DevNode]) -> list[DevNode]:
+def _not_ready(nodes: Sequence[DevNode], awaited: Sequence[DevNode]) -> list[DevNode]:
     """Those that do not serve yet, or that the master does not know to be online.
 
     Each is asked itself: the map of another may still show it as it was before it was stopped.
     """
-    online = _online_names(master)
+    online = _online_names(_master(nodes))
     return [
         node
-        for node in nodes
+        for node in awaited
         if node.name not in online or node.name not in _online_names(node) or not _listens(node)
     ]
 
 
-def _online_names(node: DevNode) -> set[str]:
+def _master(nodes: Sequence[DevNode]) -> DevNode | None:
+    """The node that says itself that it is the master."""
+    for node in nodes:
+        if node.process() is not None:
+            found = _map(node)
+            if any(each.master and each.name == node.name for each in found.nodes):
+                return node
+    return None
+
+
+def _online_names(node: DevNode | None) -> set[str]:
     """The nodes online in one node's own map; none while it has no map."""
+    return {each.name for each in _map(node).nodes if each.online} if node is not None else set()
+
+
+def _map(node: DevNode) -> cluster_pb2.ClusterMap:
     try:
-        found = cluster_map(Target((node.addresses().listen,), 2.0))
+        return cluster_map(Target((node.addresses().listen,), 2.0))
     except WormError:
-        return set()
-    return {each.name for each in found.nodes if each.online}
+        return cluster_pb2.ClusterMap()
 
 
 def _listens(node: DevNode) -> bool:

@@ -28,6 +28,10 @@ _SOCKET_PATH_MAX_BYTES = 107  # sun_path of unix(7), without its NUL
 _PORTS = range(10_000, 32_000)
 
 
+ETCD_MEMBERS = 3
+"""Nodes that run a member of etcd, with the engine etcd: the first ones."""
+
+
 class NodeAddresses(NamedTuple):
     """`host:port` of a node's two servers."""
 
@@ -80,6 +84,11 @@ class DevNode:
         if arguments and str(self.config) not in arguments:
             return None
         return process if process.running else None
+
+    @property
+    def etcd_folder(self) -> Path:
+        """Where its member of etcd keeps its data, if it runs one."""
+        return self.folder / "etcd"
 
     def addresses(self) -> NodeAddresses:
         """What its configuration says. Raises ConfigError when that was damaged."""
@@ -143,6 +152,11 @@ class DevFolder:
                 return node
         raise NotFoundError(f"{self.path} has no node {number}; it has 1 to {len(nodes)}")
 
+    def engine(self) -> str:
+        """Where its metadata lives."""
+        config = yaml.safe_load(self.node(1).config.read_text(encoding="utf-8"))
+        return str(config["metadata"]["engine"])
+
     def addresses(self) -> tuple[str, ...]:
         """Where clients reach it. Raises ConfigError when client.yaml was damaged."""
         try:
@@ -182,6 +196,7 @@ class DevFolder:
         """Write the folders and configurations of a new cluster; client.yaml last."""
         ports = _free_ports(2 * size.nodes)
         addresses = [f"127.0.0.1:{port}" for port in ports[: size.nodes]]
+        members = _etcd_endpoints(min(size.nodes, ETCD_MEMBERS)) if size.engine == "etcd" else []
         for number in range(1, size.nodes + 1):
             folder = self.path / f"node-{number}"
             disks = [folder / f"disk-{disk}" for disk in range(1, size.disks + 1)]
@@ -196,12 +211,22 @@ class DevFolder:
             unix_socket = folder / "sock"
             if len(os.fsencode(unix_socket)) <= _SOCKET_PATH_MAX_BYTES:
                 config["unix_socket"] = str(unix_socket)
-            if number > 1:
+            if number > 1 and not members:
                 config["join"] = addresses[:1]
             else:
                 config["cluster"] = {"name": self.path.name}
                 config["policy"] = {"k": size.k, "m": size.m}
                 config["metadata"] = {"engine": size.engine}
+            if members:
+                config["metadata"] = {"engine": size.engine, "endpoints": members}
+            if number <= len(members):
+                config["metadata"] = {
+                    "engine": size.engine,
+                    "endpoints": members,
+                    "managed": True,
+                    "member": members[number - 1],
+                    "folder": str(DevNode(number, folder).etcd_folder),
+                }
             _write_yaml(folder / "node.yaml", config)
         _write_yaml(self.client_config, {"cluster": addresses})
 
@@ -210,21 +235,27 @@ def _write_yaml(path: Path, content: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on, all different. Raises NotFoundError."""
-    held: list[socket.socket] = []
-    try:
-        for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
-            probe = socket.socket()
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                probe.close()
-                continue
-            held.append(probe)
-            if len(held) == count:
-                return [probe.getsockname()[1] for probe in held]
-    finally:
-        for probe in held:
-            probe.close()
+def _etcd_endpoints(count: int) -> list[str]:
+    """Client addresses of etcd members; each one's peers use the port behind it."""
+    return [f"127.0.0.1:{port}" for port in _free_ports(count, width=2)]
+
+
+def _free_ports(count: int, *, width: int = 1) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on, nor on the next `width - 1`. Raises NotFoundError."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        apart = all(abs(port - other) >= width for other in found)
+        if apart and all(_is_free(port + more) for more in range(width)):
+            found.append(port)
+            if len(found) == count:
+                return found
     raise NotFoundError(f"no {count} free ports on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

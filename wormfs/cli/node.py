@@ -16,7 +16,8 @@ try:  # Ctrl-C may come before main() is there to answer it
     from wormfs.core.errors import ConfigError, WormError
     from wormfs.node.config import ENVIRONMENT_PREFIX, NodeConfig, load_node_config
     from wormfs.node.logging import set_up_logging
-    from wormfs.node.node import package_version, run_node
+    from wormfs.node.node import run_node
+    from wormfs.node.parts import package_version
     from wormfs.rpc.memory import raise_mmap_threshold
     from wormfs.settings.loader import Override
 except KeyboardInterrupt:

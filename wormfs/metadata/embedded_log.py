@@ -10,8 +10,8 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -230,9 +230,10 @@ class EmbeddedLog:
 
     # --- the port -----------------------------------------------------------------------------
 
-    def campaign(self, last_epoch: int) -> int:
-        """The embedded log's node is the only candidate; the epoch still tells histories apart."""
-        return last_epoch + 1
+    @property
+    def settled_sequence(self) -> int:
+        """All of them: what was appended is in the kernel's hands."""
+        return self.last_sequence
 
     def append(self, sequence: int, payload: bytes) -> None:
         """Append the next entry to every copy."""
@@ -357,6 +358,17 @@ class EmbeddedLog:
                 await self._syncing.wait()
             else:
                 await self._sync_once()
+
+    async def admit(self) -> None:
+        """Nothing to wait for."""
+
+    async def confirm(self) -> None:
+        """Nothing to wait for: what was appended is in the kernel's hands."""
+
+    @asynccontextmanager
+    async def settled(self) -> AsyncIterator[None]:
+        """Any moment is one."""
+        yield
 
     async def _sync_once(self) -> None:
         while self._syncing is not None:

@@ -17,6 +17,7 @@ import trio
 from wormfs.core.errors import DiskError, UnavailableError, WormError
 from wormfs.metadata import state_files
 from wormfs.metadata.embedded_log import EmbeddedLog
+from wormfs.metadata.log_port import EventLog
 from wormfs.metadata.snapshots import Taken, take
 from wormfs.metadata.sqlite_state import SqliteState
 
@@ -37,6 +38,7 @@ class StateKeeper:
 
     def __init__(self, log: EmbeddedLog, disks: Sequence[Path]) -> None:
         self._log = log
+        self.source: EventLog = log  # what the state follows: with etcd, the master's log above its own copy
         self._disks = list(disks)
         self._failed: set[Path] = set()
         self._snapshotting = False
@@ -52,12 +54,23 @@ class StateKeeper:
         self._identity = (found.st_dev, found.st_ino)
 
     def close(self) -> None:
-        """Commit and close the state."""
+        """Commit and close the state, sync and close the node's log."""
         try:
-            self.state.commit()
+            if self.source.settled_sequence >= self.state.applied:
+                self.state.commit()
         except sqlite3.Error as error:
             logger.warning("metadata state not committed, it will be rebuilt: %s", error)
         self.state.close()
+        self._log.close()
+
+    def member_disks(self) -> list[Path]:
+        """Disk folders that hold whole copies of log and snapshots now."""
+        return self._log.member_disks()
+
+    @property
+    def copies_wanted(self) -> int:
+        """How many there should be."""
+        return self._log.copies_wanted
 
     # --- the live file ------------------------------------------------------------------------
 
@@ -85,6 +98,15 @@ class StateKeeper:
             self._no_rebuild_before_s = now_s + max(REBUILD_PAUSE_S, 4 * (now_s - begun_s))
             raise
         self._install(*made)
+        state_files.apply_all(self.state, self.source)
+
+    def reset_state(self) -> None:
+        """Take back what was applied and is not in the log; `source` is the node's own log (again)."""
+        self.state.rollback()
+        if self.state.applied > self._log.last_sequence:
+            self.rebuild_state(f"it holds {self.state.applied} entries, the log {self._log.last_sequence}")
+        else:
+            state_files.replay(self.state, self._log)
 
     def move_state(self, reason: str) -> None:
         """The live file was deleted, or its disk given up: go on with a copy on another disk."""
@@ -184,8 +206,9 @@ class StateKeeper:
             return
         self._snapshotting = True
         try:
-            self._log.begin_segment()
-            self.state.commit()
+            async with self.source.settled():
+                self._log.begin_segment()
+                self.state.commit()
             database = state_files.state_path(self.disk)
             try:
                 taken = await trio.to_thread.run_sync(take, database, self._folders())
@@ -216,10 +239,11 @@ class StateKeeper:
             await trio.sleep(interval_s)
 
     async def _commit(self) -> None:
-        try:
-            self.state.commit()
-        except sqlite3.Error as error:
-            self.rebuild_state(str(error))
+        async with self.source.settled():
+            try:
+                self.state.commit()
+            except sqlite3.Error as error:
+                self.rebuild_state(str(error))
         await trio.lowlevel.checkpoint()
 
     async def _sync(self) -> None:
@@ -248,9 +272,11 @@ class StateKeeper:
         wal = path.with_name(path.name + "-wal")
         if not wal.exists() or wal.stat().st_size < CHECKPOINT_WAL_BYTES:
             return
-        self.state.commit()
+        async with self.source.settled():
+            self.state.commit()
         await trio.to_thread.run_sync(_checkpoint_apart, path)
-        self.state.commit()
+        async with self.source.settled():
+            self.state.commit()
         # What came meanwhile is little; with nothing left over, the next write begins the file anew.
         # A reader (a snapshot) in the way: not now, without waiting for it on this thread.
         self.state.connection.execute("PRAGMA busy_timeout=0")

@@ -1,6 +1,7 @@
-"""The port of the metadata log: what an engine (embedded here, etcd later) offers the machine."""
+"""The port of the metadata log: what an engine (embedded, etcd) offers the machine."""
 
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 
@@ -22,13 +23,14 @@ class EventLog(Protocol):
     def durable_sequence(self) -> int:
         """Entries up to this one survive a power loss."""
 
-    def campaign(self, last_epoch: int) -> int:
-        """Become master; answers the new epoch, above `last_epoch`. UnavailableError: another one is."""
+    @property
+    def settled_sequence(self) -> int:
+        """Entries up to this one are not taken back by a crash of this process."""
 
     def append(self, sequence: int, payload: bytes) -> None:
-        """Append the next entry: kept by a crash of this process when it returns, not of the machine.
+        """Append the next entry. What is told of it waits for `confirm`.
 
-        Raises NoSpaceError or UnavailableError with nothing appended.
+        Raises NoSpaceError, TooLargeError or UnavailableError with nothing appended.
         """
 
     def read(self, after: int) -> Iterator[LogRecord]:
@@ -42,3 +44,15 @@ class EventLog(Protocol):
 
     async def wait_durable(self, sequence: int) -> None:
         """Return when entries up to `sequence` survive a power loss. UnavailableError: no copy is left."""
+
+    async def admit(self) -> None:
+        """Wait until commands may be decided."""
+
+    async def confirm(self) -> None:
+        """Return when a crash of this process takes nothing back that was appended so far.
+
+        Raises NotMasterError when this log's node is the master no more.
+        """
+
+    def settled(self) -> AbstractAsyncContextManager[None]:
+        """A moment at which nothing appended can be taken back; its body must not switch."""

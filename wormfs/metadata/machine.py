@@ -42,7 +42,7 @@ from wormfs.metadata import checks
 from wormfs.metadata.convert import event_message, policy_message, stripe_message
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.keeper import StateKeeper
-from wormfs.metadata.log_port import LogRecord
+from wormfs.metadata.log_port import EventLog, LogRecord
 from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
 
@@ -68,12 +68,32 @@ class StripesPage(NamedTuple):
 class Machine:
     """The metadata of a cluster. Made by `open`."""
 
-    def __init__(self, keeper: StateKeeper, log: EmbeddedLog, clock: Callable[[], int]) -> None:
+    def __init__(self, keeper: StateKeeper, log: EventLog, clock: Callable[[], int]) -> None:
         self._keeper = keeper
         self._log = log
         self._clock = clock
         self._uncommitted = 0
         self.epoch = 0
+
+    @classmethod
+    def lead(
+        cls,
+        keeper: StateKeeper,
+        log: EventLog,
+        epoch: int,
+        *,
+        node: int = 0,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> "Machine":
+        """Begin a mastership over a state that is at the log's end; its first entry says so.
+
+        `node`: the master's number; 0 when it has none yet. `clock`: nanoseconds since 1970 UTC.
+        """
+        machine = cls(keeper, log, clock)
+        machine.epoch = epoch
+        keeper.source = log
+        machine._log_decision(Decision((ev.MasterElected(epoch, node),)))
+        return machine
 
     @classmethod
     def open(
@@ -94,16 +114,14 @@ class Machine:
         """
         log = EmbeddedLog.open(directories, copies=copies, create=create, segment_bytes=segment_bytes)
         keeper = StateKeeper(log, directories)
-        machine = cls(keeper, log, clock)
-        machine.epoch = log.campaign(keeper.state.epoch)
-        machine._log_decision(Decision((ev.MasterElected(machine.epoch, node),)))
+        # The node is the only candidate; the epoch still tells histories apart.
+        machine = cls.lead(keeper, log, keeper.state.epoch + 1, node=node, clock=clock)
         keeper.replicate_now()
         return machine
 
     def close(self) -> None:
         """Commit, sync and close everything. Called last; `run` must have ended."""
         self._keeper.close()
-        self._log.close()
 
     # --- identity and registry ----------------------------------------------------------------
 
@@ -398,18 +416,29 @@ class Machine:
         """Return when entries up to `sequence` survive a power loss."""
         await self._log.wait_durable(sequence)
 
+    async def admit(self) -> None:
+        """Wait until commands may be decided; before `execute` and its like."""
+        await self._log.admit()
+
+    async def confirm(self) -> None:
+        """Return when what was seen of the state so far may be told to others.
+
+        Raises NotMasterError.
+        """
+        await self._log.confirm()
+
     def watch(self, after: int) -> AsyncGenerator[LogRecord, None]:
         """Log entries behind `after`, for ever."""
         return self._log.watch(after)
 
     def metadata_disks(self) -> list[Path]:
         """Disk folders that hold whole copies of log and snapshots now."""
-        return self._log.member_disks()
+        return self._keeper.member_disks()
 
     @property
     def metadata_copies_wanted(self) -> int:
         """How many there should be."""
-        return self._log.copies_wanted
+        return self._keeper.copies_wanted
 
     def disk_failed(self, path: Path) -> None:
         """A disk is not to be used any more, until disk_usable."""
@@ -463,7 +492,7 @@ class Machine:
                 state.put_reply(caller.session_id, caller.operation, caller.acknowledged, packed)
             state.set_applied(at.sequence, self.epoch)
             self._uncommitted += 1
-            if self._uncommitted >= COMMIT_ENTRIES:
+            if self._uncommitted >= COMMIT_ENTRIES and self._log.settled_sequence == at.sequence:
                 self._uncommitted = 0
                 state.commit()
         except (sqlite3.Error, DataLossError) as error:

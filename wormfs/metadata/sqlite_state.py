@@ -177,6 +177,18 @@ class SqliteState:
             self._execute("COMMIT")
             self._open = False
 
+    def rollback(self) -> None:
+        """Go back to what was committed last."""
+        if self._open:
+            self._execute("ROLLBACK")
+            self._open = False
+        self._inodes.clear()
+        self._dirty.clear()
+        self._new_replies.clear()
+        self._session_dirty.clear()
+        self._head_dirty = False
+        self.reload()
+
     def close(self) -> None:
         """Close the connection without committing."""
         with suppress(sqlite3.Error):

@@ -18,6 +18,7 @@ from wormfs.core.state import At
 from wormfs.metadata import members as files
 from wormfs.metadata.convert import event_record
 from wormfs.metadata.embedded_log import EmbeddedLog
+from wormfs.metadata.log_port import EventLog, LogRecord
 from wormfs.metadata.snapshots import extract
 from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.rpc.v1 import event_pb2
@@ -45,10 +46,21 @@ def apply_entry(state: SqliteState, entry: event_pb2.LogEntry) -> None:
     state.set_applied(entry.sequence, entry.epoch)
 
 
-def replay(state: SqliteState, log: EmbeddedLog) -> None:
-    """Apply what the log has behind the state."""
+def apply_record(state: SqliteState, record: LogRecord) -> None:
+    """Apply a log record. DataLossError when it cannot follow the state, or a newer program wrote it."""
+    apply_entry(state, event_pb2.LogEntry.FromString(record.payload))
+
+
+def apply_all(state: SqliteState, log: EventLog) -> None:
+    """Apply what the log has behind the state, without committing it."""
     for record in log.read(state.applied):
-        apply_entry(state, event_pb2.LogEntry.FromString(record.payload))
+        apply_record(state, record)
+
+
+def replay(state: SqliteState, log: EmbeddedLog) -> None:
+    """Apply what the log has behind the state, and commit."""
+    for record in log.read(state.applied):
+        apply_record(state, record)
         if record.sequence % REPLAY_BATCH == 0:
             state.commit()
     state.commit()

@@ -41,6 +41,7 @@ class ClusterService:
         repair: Repair,
         *,
         disk_count: int,
+        engine: str,
     ) -> None:
         self._machine = machine
         self._members = members
@@ -49,6 +50,7 @@ class ClusterService:
         self._links = links
         self._repair = repair
         self._disk_count = disk_count
+        self._engine = engine
 
     def register(self, registry: Registry) -> None:
         """Add the handlers."""
@@ -113,7 +115,7 @@ class ClusterService:
         disks = [str(path) for path in self._machine.metadata_disks()]
         reply = pb.StatusReply(
             map=self._members.map_with_space(),
-            engine="embedded",
+            engine=self._engine,
             sequence=self._machine.sequence,
             durable_sequence=self._machine.durable_sequence,
             session_count=len(self._master.leases.sessions),
@@ -189,7 +191,7 @@ class ClusterService:
                 f"{reply.metadata_copies_wanted} are wanted to survive the loss of {policy.m}: "
                 f"give {reply.master} more disks"
             )
-        if len(reply.map.nodes) > 1:
+        if len(reply.map.nodes) > 1 and self._engine == "embedded":
             warnings.append(
                 f"the metadata lives on {reply.master} alone (engine embedded): "
                 "without it nothing can be reached"

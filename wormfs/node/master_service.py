@@ -155,6 +155,22 @@ class _Gates:
             del self._locks[inode]
 
 
+def confirming(machine: Machine, handler: Any) -> Any:
+    """Serve by `handler`, and answer (errors too) only once what the answer tells cannot be taken back."""
+
+    async def confirmed(context: RequestContext, request: Any, data: DataBuffer | None) -> Any:
+        await machine.admit()
+        try:
+            reply = await handler(context, request, data)
+        except WormError:
+            await machine.confirm()
+            raise
+        await machine.confirm()
+        return reply
+
+    return confirmed
+
+
 class MasterService:
     """See the module. `run` must be running for sessions to end."""
 
@@ -174,19 +190,26 @@ class MasterService:
         self._take_lease = self._handler(_TAKE_LEASE)
         self._replace = self._handler(_CHANGE)
 
-    def register(self, registry: Registry) -> None:
-        """Add the Metadata service's handlers."""
+    def register(self, registry: Registry, *, confirmed: bool = False) -> None:
+        """Add the Metadata service's handlers.
+
+        `confirmed`: answers wait until the log confirms what they tell; for an engine whose appends
+        can be taken back.
+        """
         for method, rule in _RULES:
-            registry.add(method, self._handler(rule))
-        registry.add(m.METADATA_MAKE_NODE, self._make_node)
-        registry.add(m.METADATA_OPEN_SESSION, self._open_session)
-        registry.add(m.METADATA_RENEW_SESSION, self._renew_session)
-        registry.add(m.METADATA_CLOSE_SESSION, self._close_session)
-        registry.add(m.METADATA_RECALL_DONE, self._recall_done)
-        registry.add(m.METADATA_CLOSE_FILES, self._close_files)
-        registry.add(m.METADATA_ALLOCATE_STRIPES, self._allocate)
-        registry.add(m.METADATA_STAT_FS, self._stat_fs)
-        registry.add(m.METADATA_SYNC, self._sync)
+            self._add(registry, method, self._handler(rule), confirmed)
+        self._add(registry, m.METADATA_MAKE_NODE, self._make_node, confirmed)
+        self._add(registry, m.METADATA_OPEN_SESSION, self._open_session, confirmed)
+        self._add(registry, m.METADATA_RENEW_SESSION, self._renew_session, confirmed)
+        self._add(registry, m.METADATA_CLOSE_SESSION, self._close_session, confirmed)
+        self._add(registry, m.METADATA_RECALL_DONE, self._recall_done, confirmed)
+        self._add(registry, m.METADATA_CLOSE_FILES, self._close_files, confirmed)
+        self._add(registry, m.METADATA_ALLOCATE_STRIPES, self._allocate, confirmed)
+        self._add(registry, m.METADATA_STAT_FS, self._stat_fs, confirmed)
+        self._add(registry, m.METADATA_SYNC, self._sync, confirmed)
+
+    def _add(self, registry: Registry, method: m.Method[Any, Any], handler: Any, confirmed: bool) -> None:
+        registry.add(method, confirming(self._machine, handler) if confirmed else handler)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End sessions whose time is over, until cancelled."""

@@ -59,6 +59,17 @@ class Members:
         self._node_of: dict[int, int] = {}
         self._offline_since_s: dict[int, float] = {}
 
+    def adopt(self, seen: cluster_pb2.ClusterMap) -> None:
+        """Begin with who was online in a map of the master before; each must be heard of in time."""
+        now_s = self._clock_s()
+        for node in seen.nodes:
+            if node.online:
+                self._nodes[node.number] = _NodeLife(now_s, True, node.version)
+        for disk in seen.disks:
+            online = disk.state == cluster_pb2.DISK_STATE_ONLINE
+            self._disks[disk.number] = _DiskLife(online, disk.total_bytes, disk.free_bytes, disk.problem)
+        self.touch()
+
     def listen(self, changed: Callable[[], None]) -> None:
         """Have `changed` called after every change of who is there."""
         self._listeners.append(changed)

@@ -168,12 +168,13 @@ class _Handlers(_GenericRpcHandler):
 
     def __init__(self, registry: Registry, bridge: _Bridge) -> None:
         self._bridge = bridge
-        self._entries = {f"/{entry.method.name}": entry for entry in registry.by_number.values()}
+        self._registry = registry
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> _RpcMethodHandler | None:
         """Called by gRPC for each call; None answers UNIMPLEMENTED. Messages stay bytes here."""
-        entry = self._entries.get(handler_call_details.method)
-        if entry is None:
+        name = handler_call_details.method.removeprefix("/")
+        entry = self._registry.named(name)
+        if entry is None or entry.method.name != name:
             return None
         served = _Served(entry, self._bridge)
         if entry.method.server_streaming:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, overload
 
 from wormfs.core.errors import WormError
 from wormfs.rpc.frames import Buffer
-from wormfs.rpc.methods import Method, Reply, Request
+from wormfs.rpc.methods import Method, Reply, Request, number_of
 
 if TYPE_CHECKING:
     from wormfs.rpc.stream_server import ServerConnection
@@ -87,6 +87,22 @@ class Registry:
 
     def __init__(self) -> None:
         self.by_number: dict[int, Entry] = {}
+        self._role: Registry | None = None
+
+    def named(self, name: str) -> Entry | None:
+        """What serves the method of that full name."""
+        return self.by_number.get(number_of(name))
+
+    def set_role(self, role: "Registry") -> None:
+        """Serve a role's handlers in place of those of the role before; requests under way go on."""
+        if self._role is not None:
+            for number in self._role.by_number:
+                del self.by_number[number]
+        twice = self.by_number.keys() & role.by_number.keys()
+        if twice:
+            raise ValueError(f"{role.by_number[twice.pop()].method.name} is served twice")
+        self.by_number.update(role.by_number)
+        self._role = role
 
     @overload
     def add(

@@ -76,7 +76,7 @@ class Owner:
     def kill(self) -> None:
         """Leave the disks as a killed process does: nothing committed, nothing synced."""
         self.machine._keeper.state.close()
-        self.machine._log._members = []
+        self.machine._keeper._log._members = []
 
 
 @pytest.fixture

@@ -1,0 +1,259 @@
+"""A node with the etcd engine: it follows the master, or is it.
+
+The roles take turns for the node's whole life; what both need (disks, chunks, gateway, servers, the
+replica) stays. docs/many-servers.md has the whole picture.
+"""
+
+import logging
+import random
+import uuid
+from typing import NoReturn
+
+import trio
+
+from wormfs.client.peers import usable_addresses
+from wormfs.core.errors import (
+    DataLossError,
+    NotMasterError,
+    StaleError,
+    UnavailableError,
+    WormError,
+    WrongClusterError,
+)
+from wormfs.metadata.election import Mastership, campaign, current_leader
+from wormfs.metadata.etcd_keys import EtcdKeys
+from wormfs.metadata.etcd_log import EtcdLog
+from wormfs.metadata.replica import Replica
+from wormfs.node.etcd_member import EtcdMember
+from wormfs.node.master_role import MasterRole
+from wormfs.node.membership import Membership
+from wormfs.node.parts import NodeParts
+from wormfs.rpc.etcd_client import EtcdClient
+from wormfs.rpc.etcd_types import EtcdEventKind, EtcdOptions, prefix_end
+from wormfs.rpc.methods import METHODS
+from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
+from wormfs.rpc.v1 import cluster_pb2, replication_pb2
+
+PAUSE_S = 0.3
+LEADER_CHECK_S = 2.0
+"""The leader's key is looked at so often, whatever the watch on it says."""
+GOODBYE_S = 2.0
+METADATA_SERVICE = "wormfs.v1.Metadata/"
+log = logging.getLogger(__name__)
+
+
+class ReplicaRole:
+    """Elections and roles of one node."""
+
+    def __init__(self, parts: NodeParts) -> None:
+        self._parts = parts
+        self._keys = EtcdKeys(parts.config.cluster.name)
+        self._seen: cluster_pb2.ClusterMap | None = None  # the newest map of another master
+        self._membership: Membership | None = None
+        self._client: EtcdClient
+        self._replica: Replica
+        self._nursery: trio.Nursery
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled; started when the servers listen. Raises as run_node()."""
+        parts = self._parts
+        self._replica = await trio.to_thread.run_sync(Replica.open, [disk.path for disk in parts.disks])
+        member = _member(parts)
+        try:
+            async with trio.open_nursery() as self._nursery, EtcdClient(self._options()) as self._client:
+                if member is not None:
+                    await self._nursery.start(member.run)
+                await self._nursery.start(self._replica.keeper.run)
+                self._refuse("nobody yet")
+                await parts.serve(self._nursery)
+                self._nursery.start_soon(parts.gateway.run)
+                task_status.started()
+                await self._take_turns()
+        finally:
+            with trio.CancelScope(shield=True):
+                self._replica.close()
+                if member is not None:
+                    await member.stop()
+
+    def _options(self) -> EtcdOptions:
+        metadata = self._parts.config.metadata
+        return EtcdOptions(
+            endpoints=metadata.endpoints,
+            ca_file=metadata.ca_file,
+            cert_file=metadata.cert_file,
+            key_file=metadata.key_file,
+            user=metadata.user,
+            password=metadata.password(),
+        )
+
+    async def _take_turns(self) -> NoReturn:
+        silent = False
+        while True:
+            try:
+                leader, revision = await current_leader(self._client, self._keys)
+                if silent:
+                    log.info("etcd answers again")
+                silent = False
+                if leader is None:
+                    await self._campaign()
+                else:
+                    await self._follow(leader, revision)
+            except UnavailableError as error:
+                if not silent:
+                    log.warning("etcd does not answer: %s", error.message)
+                silent = True
+            await trio.sleep(PAUSE_S * random.random())
+
+    # --- following ----------------------------------------------------------------------------
+
+    def _refuse(self, master: str, membership: Membership | None = None) -> None:
+        """Serve as one that is not the master."""
+        role = Registry()
+        if membership is not None:
+            membership.register(role)
+
+        async def refuse(_: RequestContext, __: object, ___: DataBuffer | None) -> NoReturn:
+            raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {master} is")
+
+        for method in METHODS:
+            if method.name.startswith(METADATA_SERVICE):
+                role.add(method, refuse)
+        self._parts.registry.set_role(role)
+
+    async def _follow(self, leader: replication_pb2.LeaderRecord, revision: int) -> None:
+        """Follow a master until it is gone."""
+        parts = self._parts
+        membership = None
+        if leader.name != parts.config.name:
+            node = cluster_pb2.NodeInfo(addresses=leader.addresses, machine_id=leader.machine_id)
+            membership = Membership(usable_addresses(node, parts.info.machine_id), parts.info, parts.disks)
+            parts.found_damaged = membership.note_damaged
+            log.info("%s is the metadata master (epoch %d)", leader.name, leader.epoch)
+        self._refuse(leader.name, membership)
+        try:
+            async with trio.open_nursery() as nursery:
+                if membership is not None:
+                    nursery.start_soon(self._belong, membership)
+                nursery.start_soon(self._follow_log)
+                await self._until_gone(leader, revision)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._membership = None
+            if membership is not None and membership.map.nodes:
+                self._seen = membership.map
+
+    async def _belong(self, membership: Membership) -> None:
+        async with trio.open_nursery() as nursery:
+            await membership.join(nursery)
+            await self._parts.start_store(self._nursery, membership.cluster_id)
+            self._membership = membership
+            nursery.start_soon(membership.beat)
+
+    async def _follow_log(self) -> None:
+        while True:
+            try:
+                revision = await self._replica.catch_up(self._client, self._keys)
+                self._check_cluster()
+                log_end = prefix_end(self._keys.log)
+                with self._client.watch(self._keys.log, log_end, start_revision=revision + 1) as watch:
+                    async for changes in watch:
+                        for event in changes.events:
+                            if event.kind is EtcdEventKind.PUT:
+                                self._replica.apply_batch(event.kv.value)
+            except StaleError:
+                continue  # compacted behind us: what was missed is read, or is gone too
+            except UnavailableError as error:
+                log.info("the metadata log is not followed now: %s", error.message)
+            await trio.sleep(PAUSE_S)
+
+    def _check_cluster(self) -> None:
+        own = self._replica.cluster_id
+        for disk in self._parts.disks:
+            if own and disk.cluster_id and disk.cluster_id != own:
+                raise WrongClusterError(
+                    f"{disk.path} is a disk of cluster {disk.cluster_id}; the one named "
+                    f"{self._keys.cluster_name} in etcd is {own}"
+                )
+
+    async def _until_gone(self, leader: replication_pb2.LeaderRecord, revision: int) -> None:
+        while True:
+            with trio.move_on_after(LEADER_CHECK_S):
+                try:
+                    with self._client.watch(self._keys.leader, start_revision=revision + 1) as watch:
+                        await watch.__anext__()
+                except (UnavailableError, StaleError) as error:
+                    log.debug("the leader is not watched now: %s", error.message)
+                    await trio.sleep(PAUSE_S)
+            now, revision = await current_leader(self._client, self._keys)
+            if now != leader:
+                return
+
+    # --- leading ------------------------------------------------------------------------------
+
+    async def _campaign(self) -> None:
+        replica, parts = self._replica, self._parts
+        await replica.catch_up(self._client, self._keys)
+        self._check_cluster()
+        candidate = replication_pb2.LeaderRecord(
+            name=parts.config.name, addresses=parts.info.addresses, machine_id=parts.info.machine_id
+        )
+        mastership = await campaign(self._client, self._keys, candidate)
+        if mastership is None:
+            return
+        try:
+            await self._lead(mastership)
+        finally:
+            await mastership.resign()
+            self._refuse("nobody yet")
+            replica.follow()
+
+    async def _lead(self, mastership: Mastership) -> None:
+        """Be master until deposed."""
+        parts, replica = self._parts, self._replica
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mastership.keep)
+            await replica.catch_up(self._client, self._keys)
+            found = (await self._client.range(self._keys.head)).kvs
+            head = found[0].value if found else b""
+            last = replication_pb2.LogHead.FromString(head).sequence
+            if last != replica.sequence:
+                raise DataLossError(
+                    f"the metadata log in etcd ends at {last}, this node's copy at {replica.sequence}: "
+                    "etcd has lost data, or was set up anew; see docs/operations.md"
+                )
+            entries = EtcdLog(replica.log, self._client, self._keys, mastership, head)
+            nursery.start_soon(entries.run)
+            machine = replica.lead(entries, mastership.epoch, parts.info.number)
+            if not machine.cluster_id:
+                machine.form_cluster(
+                    str(uuid.uuid4()), parts.config.cluster.name, parts.config.policy.policy()
+                )
+            role = MasterRole(parts, machine, self._seen)
+            await role.register_self()
+            await parts.start_store(self._nursery, machine.cluster_id)
+            registry = Registry()
+            await nursery.start(
+                lambda task_status: role.run(registry, confirmed=True, task_status=task_status)
+            )
+            parts.registry.set_role(registry)
+            log.info("serving the metadata from entry %d on", machine.sequence)
+            while not mastership.ended:
+                await mastership.moved()
+            nursery.cancel_scope.cancel()
+
+    async def say_goodbye(self) -> None:
+        """Tell the master that this node's disks go."""
+        if self._membership is not None:
+            with trio.move_on_after(GOODBYE_S):
+                try:
+                    await self._membership.say_goodbye()
+                except WormError as error:
+                    log.debug("the master was not told of the stop: %s", error.message)
+
+
+def _member(parts: NodeParts) -> EtcdMember | None:
+    config = parts.config
+    if not config.metadata.managed:
+        return None
+    has_run = any(disk.cluster_id for disk in parts.disks)
+    return EtcdMember(config.metadata, cluster_name=config.cluster.name, has_run=has_run)
