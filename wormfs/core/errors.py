@@ -130,6 +130,10 @@ class DeadlineError(UnavailableError):
     errno = errno.EIO
 
 
+class UncertainError(UnavailableError):
+    """The request was sent and no answer came: it was done, was not, or may yet be."""
+
+
 class NotMasterError(UnavailableError):
     """The node asked is not the master; ask for the cluster map."""
 
