@@ -41,6 +41,9 @@ LEASE_MARGIN_S = 1.0
 TRY_S = 10.0
 """One attempt at a call; a recall or a restarted master may hold an answer back for a lease's length."""
 
+RETRY_PAUSE_MAX_S = 0.2
+"""Between attempts while there is no master: about a tenth of what an election takes."""
+
 
 class SessionOwner(Protocol):
     """What the session asks of, and tells, the file system above it."""
@@ -185,7 +188,7 @@ class Session:
                         f"{timeout_s:g} s: {error.message}"
                     ) from error
                 await trio.sleep(min(pause_s * (0.5 + self._random.random()), left_s))
-                pause_s = min(pause_s * 2, 0.5)
+                pause_s = min(pause_s * 2, RETRY_PAUSE_MAX_S)
 
     # --- the connection ------------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class Session:
 
     async def _dial(self) -> _Link:
         if not self._peers.master_addresses():
-            await self._peers.refresh()
+            await self._peers.refresh(at_most_every_s=RETRY_PAUSE_MAX_S)
         addresses = self._peers.master_addresses()
         if not addresses:
             raise UnavailableError("the cluster has no metadata master now; see `wormfs status`")
@@ -214,10 +217,14 @@ class Session:
                 self._nursery, addresses, timeout_s=self._options.connect_s, on_push=self._on_push
             )
         except WormError:
-            await self._peers.refresh()
+            await self._peers.refresh(at_most_every_s=RETRY_PAUSE_MAX_S)
             raise
         try:
             return await self._introduce(connection)
+        except NotMasterError:
+            connection.close()
+            await self._peers.refresh(at_most_every_s=RETRY_PAUSE_MAX_S)
+            raise
         except BaseException:
             connection.close()
             raise
