@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from wormfs.core.errors import ConfigError, DataLossError, DiskError, UnavailableError, WormError
-from wormfs.node import etcd_command, etcd_log, etcd_process, etcd_queries
+from wormfs.node import etcd_command, etcd_output, etcd_process, etcd_queries
 from wormfs.node.config import MetadataConfig, peer_address
 from wormfs.node.etcd_process import EtcdProcess
 from wormfs.node.etcd_queries import ListedMember
@@ -149,7 +149,7 @@ class EtcdMember:
     def _adopt(self, found: EtcdProcess) -> None:
         self._process = found
         self._has_run = True
-        self._log_start = etcd_log.length(self._log_file)
+        self._log_start = etcd_output.length(self._log_file)
         etcd_process.record(self._pid_file, found)
         log.info("took over its etcd member, process %d", found.pid)
         wanted = etcd_command.command(
@@ -170,8 +170,8 @@ class EtcdMember:
         await trio.to_thread.run_sync(self._make_folder)
         self._has_run = self._has_run or self._has_data()
         state = "new" if self._has_data() else await self._initial_state()  # with data etcd ignores it
-        etcd_log.bound(self._log_file)
-        self._log_start = etcd_log.length(self._log_file)
+        etcd_output.bound(self._log_file)
+        self._log_start = etcd_output.length(self._log_file)
         command = etcd_command.command(
             self._metadata, self._binary, self._data, token=self._cluster_name, state=state
         )
@@ -258,7 +258,7 @@ class EtcdMember:
     async def _bound_log(self) -> None:
         while True:
             await trio.sleep(_LOG_CHECK_S)
-            await trio.to_thread.run_sync(etcd_log.bound, self._log_file)
+            await trio.to_thread.run_sync(etcd_output.bound, self._log_file)
 
     async def _supervise(self) -> None:
         delay_s = _BACK_OFF_MIN_S
@@ -269,7 +269,7 @@ class EtcdMember:
                 self._process = None
                 if trio.current_time() - began > _BACK_OFF_MAX_S:
                     delay_s = _BACK_OFF_MIN_S
-                words = await trio.to_thread.run_sync(etcd_log.last_words, self._log_file, self._log_start)
+                words = await trio.to_thread.run_sync(etcd_output.last_words, self._log_file, self._log_start)
                 log.error("its etcd member died (%s): %s; starting it again in %g s", how, words, delay_s)
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, _BACK_OFF_MAX_S)

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -164,6 +165,7 @@ async def test_three_members_form_a_cluster_and_a_killed_one_comes_back(
         before.send(signal.SIGKILL)
         await until(lambda: nodes[1].process != before)
         assert not is_there(before)
+        await until_well(endpoints[2])  # the killed one may have been etcd's leader
         await put(endpoints[2], "b", "two")
         await until_well(endpoints[1])
         assert [await get(endpoints[1], key) for key in "ab"] == ["one", "two"]
@@ -191,6 +193,7 @@ async def test_a_node_that_died_leaves_its_member_to_the_next(
     first, second = Node(settings(tmp_path, endpoints)), Node(settings(tmp_path, endpoints))
     async with living(first):
         process = first.process
+        assert os.getsid(process.pid) == process.pid  # no signal of the node's terminal reaches it
         await put(endpoints[0], "a", "one")
         first.die()
         if not recorded:  # the node died between the start of the process and the record of it
@@ -221,10 +224,12 @@ async def test_a_member_taken_over_with_other_settings_is_named(
     assert "runs with other settings (--name, --listen-client-urls," in caplog.text
 
 
-async def test_a_strangers_process_id_in_the_record_is_not_taken_over(tmp_path: Path) -> None:
+async def test_another_program_is_not_taken_over(tmp_path: Path) -> None:
     node = Node(settings(tmp_path, free_endpoints(1)))
     node.pid_file.parent.mkdir()
-    stranger = etcd_process.start(["sleep", "60"], tmp_path / "log", os.environ)
+    mention = etcd_command.data_argument(tmp_path / "m0/data")
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)", mention]
+    stranger = etcd_process.start(sleeper, tmp_path / "log", os.environ)
     try:
         etcd_process.record(node.pid_file, stranger)
         async with living(node):
@@ -233,6 +238,25 @@ async def test_a_strangers_process_id_in_the_record_is_not_taken_over(tmp_path: 
     finally:
         stranger.send(signal.SIGKILL)
         assert await stranger.wait() == "signal 9"
+
+
+def test_only_the_member_of_the_folder_is_found(tmp_path: Path) -> None:
+    """The program is etcd by its name, and its id recorded; its data is another's."""
+    program = tmp_path / "etcd"
+    program.symlink_to("/bin/sleep")
+    file, ours = tmp_path / "pid", etcd_command.data_argument(tmp_path / "data")
+    other = etcd_process.start([str(program), "60"], tmp_path / "log", os.environ)
+    try:
+        etcd_process.record(file, other)
+        assert etcd_process.find_running(file, ours) is None
+        assert etcd_process.find_running(file, "60") == other
+        file.unlink()
+        assert etcd_process.find_running(file, "60") == other
+        etcd_process.record(file, EtcdProcess(other.pid, other.start_ticks - 1))  # the id was given anew
+        assert etcd_process.find_running(file, ours) is None
+    finally:
+        other.send(signal.SIGKILL)
+        os.waitpid(other.pid, 0)
 
 
 async def test_a_member_that_ignores_sigterm_is_killed(
