@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set the working copy up on Debian 12: packages, .venv, locked dependencies, editable install.
 # Safe to run again at any time, and quick when there is nothing to do. Needs root or sudo only
-# when a Debian package is missing.
+# when a Debian package is missing, or apt's lists are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,6 +45,39 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
 
+# The version of Debian's package etcd-server that apt would install, without Debian's part of it.
+offered_etcd() {
+  LC_ALL=C apt-cache policy etcd-server 2>/dev/null |
+    sed -nE '/\(none\)/!s/^ *Candidate: ([0-9]+:)?([^-+~]+).*/\2/p' || true
+}
+download_etcd() {
+  cd "$1" && apt-get download -q -o Acquire::Retries=1 -o Acquire::http::Timeout=20 etcd-server && dpkg -x ./*.deb .
+}
+
+# Unpack etcd's program alone into .venv: the package's service would start on this machine. Without
+# it all works but clusters on etcd.
+get_etcd() {
+  local offered unpacked='' folder sudo=()
+  offered=$(offered_etcd)
+  if [ -z "$offered" ] && [ "${1:-}" = update ] && command -v apt-get >/dev/null; then
+    [ "$(id -u)" = 0 ] || sudo=(sudo -n)
+    "${sudo[@]}" apt-get update -q >/dev/null 2>&1 </dev/null || true
+    offered=$(offered_etcd)
+  fi
+  [ ! -x .venv/bin/etcd ] || unpacked=$(.venv/bin/etcd --version | sed -n 's/^etcd Version: //p')
+  if [ -n "$offered" ] && [ "$offered" != "$unpacked" ]; then
+    folder=$(mktemp -d)
+    if (download_etcd "$folder") >/dev/null 2>&1 </dev/null; then
+      install -m 755 "$folder/usr/bin/etcd" .venv/bin/etcd.new
+      mv -f .venv/bin/etcd.new .venv/bin/etcd
+      unpacked=$offered
+      say "unpacked the program etcd $unpacked"
+    fi
+    rm -rf "$folder"
+  fi
+  [ -n "$unpacked" ] || say "Debian's package etcd-server cannot be had: clusters on etcd cannot be tried here"
+}
+
 new_enough() { "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; }
 python=/usr/bin/python3
 [ -x $python ] && new_enough $python || python=$(command -v python3 || true)
@@ -53,6 +86,7 @@ python=/usr/bin/python3
 # The stamp names all that the environment was made from, the folder too: a venv cannot be moved.
 wanted=$( { pwd -P; "$python" -c 'import sys; print(sys.version)'; cat requirements.lock pyproject.toml "$0"; } | sha256sum)
 if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c 'import wormfs' 2>/dev/null; then
+  [ -x .venv/bin/etcd ] || get_etcd
   exit 0
 fi
 # A venv of another Python or folder is of no use; one of ours is brought up to date instead.
@@ -68,5 +102,6 @@ fi
 say "installing the locked dependencies"
 quietly .venv/bin/python -m pip install -r requirements.lock
 quietly .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
+get_etcd update
 printf '%s\n' "$wanted" >$stamp
 say "done"
