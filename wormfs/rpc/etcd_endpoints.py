@@ -109,11 +109,12 @@ class EtcdEndpoints:
                     return await endpoint.call(method, request, timeout_s=min(left_s, try_s), token=token)
                 except CallFailedError as error:
                     failure = error
-                if not failure.passing:
-                    raise failure
-                endpoint.failed()
+                if failure.passing:
+                    endpoint.failed()
                 if not method.repeatable and not failure.not_done:
                     raise UncertainError(f"{failure}; whether the request was done is unknown") from None
+                if not failure.passing:
+                    raise failure
             await trio.sleep(max(0, min(_PAUSE_S, deadline_s - trio.current_time())))
 
 

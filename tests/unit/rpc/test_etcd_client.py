@@ -1,5 +1,6 @@
 """The etcd client against real members: every call, and members that are killed, stopped, cut off."""
 
+import logging
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -175,6 +176,20 @@ async def test_too_large_a_request_is_told_apart(single: EtcdMembers, length_byt
         assert await value_of(client, key) == bytes(1_500_000)
 
 
+async def test_too_large_an_answer_leaves_a_txn_uncertain_but_not_a_read(single: EtcdMembers) -> None:
+    async with EtcdClient(options(single)) as client:
+        for number in range(12):
+            await put_one(client, b"answer/%d" % number, bytes(1_450_000))
+        everything = (b"answer/", prefix_end(b"answer/"))
+        with pytest.raises(TooLargeError):
+            await client.range(*everything)
+        with pytest.raises(UncertainError, match="larger than max"):
+            await client.txn((), (get(*everything), put(b"answered", b"1")))
+        assert await value_of(client, b"answered") == b"1"
+        assert len((await client.range(*everything, limit=11)).kvs) == 11
+        await client.txn((), (delete(*everything),))
+
+
 async def test_compaction_forgets_history_only(single: EtcdMembers) -> None:
     async with EtcdClient(options(single)) as client:
         first = await put_one(client, b"compact", b"1")
@@ -259,7 +274,8 @@ async def test_a_watch_tells_history_then_changes(single: EtcdMembers) -> None:
             assert (event.kv.key, event.kv.mod_revision, event.kv.create_revision) == (b"watch/c", last, last)
 
 
-async def test_a_cancelled_wait_loses_no_event(single: EtcdMembers) -> None:
+async def test_a_cancelled_wait_loses_no_event(single: EtcdMembers, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "wormfs.rpc")
     async with EtcdClient(options(single)) as client:
         revision = await put_one(client, b"cancelled", b"0")
         seen: list[EtcdEvent] = []
@@ -272,6 +288,7 @@ async def test_a_cancelled_wait_loses_no_event(single: EtcdMembers) -> None:
             while len(seen) < 40:
                 seen += await next_events(watch)
         assert [event.kv.value for event in seen] == [b"%d" % number for number in range(40)]
+    assert "moves on" not in caplog.text  # no member is to blame for it
 
 
 async def test_a_watch_of_much_history_comes_in_whole_revisions(single: EtcdMembers) -> None:
@@ -421,11 +438,16 @@ async def test_a_txn_at_a_member_that_hangs_is_uncertain_and_the_next_is_done(th
         assert await value_of(client, b"hanging") == b"2"
 
 
-async def test_calls_go_on_after_the_leader_was_killed(three: EtcdMembers) -> None:
+@pytest.mark.parametrize("hurt", [EtcdMembers.kill, EtcdMembers.pause])
+@pytest.mark.parametrize("asked", [0, 1])
+async def test_calls_go_on_without_the_leader(
+    three: EtcdMembers, hurt: Callable[[EtcdMembers, int], None], asked: int
+) -> None:
+    """Whether it is the leader that is asked, or a follower that passes on to it."""
     leader = three.leader()
-    async with EtcdClient(options(three, first=leader)) as client:
+    async with EtcdClient(options(three, first=(leader + asked) % 3)) as client:
         await put_one(client, b"leader", b"0")
-        three.kill(leader)
+        hurt(three, leader)
         started = time.monotonic()
         await put_until_done(client, b"leader", b"1")
         assert await value_of(client, b"leader") == b"1"
