@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 unset VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_REQUIRE_VIRTUALENV PIP_TARGET PIP_PREFIX PIP_USER
 export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
-packages=(build-essential fuse3 git iproute2 libfuse3-dev make pkg-config procps rsync
+packages=(build-essential fuse3 git iproute2 libfuse3-dev make openssl pkg-config procps rsync
           python3 python3-dev python3-venv util-linux)
 stamp=.venv/wormfs-setup
 say() { printf 'setup: %s\n' "$*"; }

@@ -1,6 +1,7 @@
 """Real clusters and mounts for tests: processes of the installed commands, always taken down."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -72,12 +73,14 @@ class Cluster:
         """The client's config file, for `--config`."""
         return self.folder / "client.yaml"
 
-    def up(self, *, nodes: int = 6, disks: int = 1, policy: str = "4+2") -> "Cluster":
+    def up(
+        self, *, nodes: int = 6, disks: int = 1, policy: str = "4+2", engine: str = "embedded"
+    ) -> "Cluster":
         """Make the cluster, or start what is down of it."""
         size: tuple[str | Path, ...] = (
             () if self.config.exists() else ("--nodes", str(nodes), "--disks", str(disks))
         )
-        size += () if self.config.exists() else ("--policy", policy)
+        size += () if self.config.exists() else ("--policy", policy, "--engine", engine)
         out = run_well("dev", "up", "--dir", self.folder, *size)
         self.addresses = next(
             line.removeprefix("cluster: ") for line in out.splitlines() if line.startswith("cluster: ")
@@ -87,6 +90,11 @@ class Cluster:
     def wormfs(self, command: str, *arguments: str | Path) -> str:
         """A command against this cluster that must succeed; its output."""
         return run_well(command, "--cluster", self.addresses, *arguments)
+
+    def master(self) -> int:
+        """The number in the master's name."""
+        found = json.loads(self.wormfs("status", "--json"))["master"]
+        return int(str(found).removeprefix("node-"))
 
     def stop(self, node: int, *, kill: bool = False) -> None:
         """Stop one node; returns when its process is gone."""

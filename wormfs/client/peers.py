@@ -163,24 +163,40 @@ class PeerTable:
 
     async def _fetch(self) -> cluster_pb2.ClusterMap:
         tried: list[str] = []
-        request = cluster_pb2.GetClusterMapRequest()
         candidates = [self.master_addresses(), *([seed] for seed in self._seeds)]
         candidates += [peer.addresses for peer in self._peers.values()]
         for addresses in candidates:
-            if not addresses:
+            found = await self._ask_map(addresses, tried)
+            if found is None:
                 continue
-            try:
-                async with open_connection(addresses, timeout_s=self._options.connect_s) as connection:
-                    reply = await connection.call(
-                        CLUSTER_GET_CLUSTER_MAP, request, timeout_s=self._options.connect_s
-                    )
-            except WormError as error:
-                tried.append(f"{addresses[0]} ({error.message})")
-                continue
-            if reply.message.nodes:
-                return reply.message
-            tried.append(f"{addresses[0]} (has no cluster map yet)")
+            # Another node's map may be a second old; the master's own is not.
+            master = next((node for node in found.nodes if node.master), None)
+            if master is None:
+                return found
+            newest = usable_addresses(master, self._own_machine_id)
+            if set(newest) & set(addresses):
+                return found
+            return await self._ask_map(newest, tried) or found
         raise UnavailableError(
             f"no node of the cluster answers: tried {'; '.join(tried) or 'nothing'}; "
             "check that wormfs-node runs and that the addresses are right"
         )
+
+    async def _ask_map(self, addresses: Sequence[str], tried: list[str]) -> cluster_pb2.ClusterMap | None:
+        """A node's map; None with a line in `tried` when it has none to give."""
+        if not addresses:
+            return None
+        try:
+            async with open_connection(addresses, timeout_s=self._options.connect_s) as connection:
+                reply = await connection.call(
+                    CLUSTER_GET_CLUSTER_MAP,
+                    cluster_pb2.GetClusterMapRequest(),
+                    timeout_s=self._options.connect_s,
+                )
+        except WormError as error:
+            tried.append(f"{addresses[0]} ({error.message})")
+            return None
+        if reply.message.nodes:
+            return reply.message
+        tried.append(f"{addresses[0]} (has no cluster map yet)")
+        return None

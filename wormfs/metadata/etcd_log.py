@@ -23,7 +23,9 @@ from wormfs.rpc.v1 import replication_pb2
 ENTRY_MAX_BYTES = 1 << 20
 BATCH_MAX_BYTES = 1 << 20
 """One request's worth: etcd's own default takes requests of 1.5 MiB."""
-RETRY_S = 0.2
+RETRY_S = 0.1
+APPEND_TIMEOUT_S = 1.0
+"""One try. What a member had passed on to a leader that died is never answered; it is sent again."""
 log = logging.getLogger(__name__)
 
 
@@ -179,7 +181,9 @@ class EtcdLog:
         silent = False
         while not self._mastership.ended:
             try:
-                answer = await self._client.txn(compares, changes, [get(self._keys.head)])
+                answer = await self._client.txn(
+                    compares, changes, [get(self._keys.head)], timeout_s=APPEND_TIMEOUT_S
+                )
             except UnavailableError as error:
                 # Whether it was done shows when it is tried again: by then the head is ours.
                 if not silent:

@@ -38,7 +38,7 @@ PAUSE_S = 0.3
 LEADER_CHECK_S = 2.0
 """The leader's key is looked at so often, whatever the watch on it says."""
 GOODBYE_S = 2.0
-METADATA_SERVICE = "wormfs.v1.Metadata/"
+MASTER_SERVICES = ("wormfs.v1.Metadata/", "wormfs.v1.Cluster/")
 log = logging.getLogger(__name__)
 
 
@@ -116,7 +116,8 @@ class ReplicaRole:
             raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {master} is")
 
         for method in METHODS:
-            if method.name.startswith(METADATA_SERVICE):
+            masters = method.name.startswith(MASTER_SERVICES) and not method.server_streaming
+            if masters and role.named(method.name) is None:
                 role.add(method, refuse)
         self._parts.registry.set_role(role)
 

@@ -246,14 +246,14 @@ async def test_an_append_without_an_answer_counts_once(
     nodes: list[Node], members: EtcdMembers, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two, _ = nodes
-    impatient = EtcdOptions(members.endpoints, timeout_s=0.2)
+    impatient = EtcdOptions(members.endpoints, timeout_s=0.3)
     async with EtcdClient(impatient) as one.client, one.leading() as machine:
         await machine.confirm()
         for number in range(3):
             make(machine, f"f{number}")
             members.pause(0)
             try:
-                with trio.move_on_after(0.8):
+                with trio.move_on_after(1.3):  # longer than one try
                     await machine.confirm()
             finally:
                 members.resume(0)

@@ -1,0 +1,144 @@
+"""Six nodes on etcd: the master is killed again and again, and those who work do not notice."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.conftest import ClusterFactory
+from tests.harness import Cluster, run, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(3600)]
+
+FAILOVER_MAX_S = 10.0
+
+# Makes, renames and removes files and appends to a counter until told to stop; any error ends it.
+WORKER = """
+import hashlib, os, random, sys
+folder, seed = sys.argv[1], int(sys.argv[2])
+r = random.Random(seed)
+n = 0
+kept = {}
+while not os.path.exists(folder + "/stop"):
+    n += 1
+    name = f"w{seed}-{n}"
+    data = r.randbytes(r.choice([10, 3000, 70_000, 1_000_000]))
+    fd = os.open(f"{folder}/{name}.new", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+    os.fsync(fd)
+    os.close(fd)
+    os.rename(f"{folder}/{name}.new", f"{folder}/{name}")
+    os.mkdir(f"{folder}/{name}.d")
+    os.link(f"{folder}/{name}", f"{folder}/{name}.d/link")
+    fd = os.open(f"{folder}/count-{seed}", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    os.write(fd, f"{n:08d}\\n".encode())
+    os.close(fd)
+    kept[name] = hashlib.sha256(data).hexdigest()
+    if n % 3 == 0:
+        gone = r.choice(list(kept))
+        os.unlink(f"{folder}/{gone}.d/link")
+        os.rmdir(f"{folder}/{gone}.d")
+        os.unlink(f"{folder}/{gone}")
+        del kept[gone]
+for name, digest in kept.items():
+    print(name, digest)
+print("count", n)
+"""
+
+
+@pytest.fixture
+def etcd_cluster(cluster: ClusterFactory) -> Cluster:
+    return cluster(engine="etcd")
+
+
+def start_worker(folder: Path, seed: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), str(seed)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def check_worker(worker: subprocess.Popen[str], folder: Path, seed: int) -> None:
+    """The worker met no error, and all it says is there is there, and nothing more."""
+    out, err = worker.communicate(timeout=120)
+    assert worker.returncode == 0, err
+    lines = dict(line.split() for line in out.splitlines())
+    count = int(lines.pop("count"))
+    counted = (folder / f"count-{seed}").read_text(encoding="ascii").splitlines()
+    assert counted == [f"{number:08d}" for number in range(1, count + 1)]
+    for name, expected in lines.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name
+        assert (folder / f"{name}.d" / "link").stat().st_nlink == 2
+    names = {entry.name for entry in folder.iterdir() if entry.name.startswith(f"w{seed}-")}
+    assert names == set(lines) | {f"{name}.d" for name in lines}
+
+
+def synced_write_s(folder: Path, name: str) -> float:
+    """How long a new file's fsync takes, in seconds."""
+    begun_s = time.monotonic()
+    descriptor = os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o644)
+    os.write(descriptor, b"after the failover")
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return time.monotonic() - begun_s
+
+
+@pytest.mark.long
+def test_work_goes_on_while_masters_are_killed(
+    etcd_cluster: Cluster, rounds: Callable[[int, int], int]
+) -> None:
+    mount = etcd_cluster.mount()
+    workers = [start_worker(mount, seed) for seed in (1, 2)]
+    took_s = []
+    random = Random(os.environ.get("WORMFS_SEED", "1"))
+    try:
+        for number in range(rounds(2, 100)):
+            time.sleep(random.uniform(0.2, 1.5))
+            master = etcd_cluster.master()
+            os.kill(etcd_cluster.pid(master), signal.SIGKILL)
+            took_s.append(synced_write_s(mount, f"after-{number}"))
+            assert took_s[-1] < FAILOVER_MAX_S
+            etcd_cluster.start(master)
+    finally:
+        (mount / "stop").touch()
+    for seed, worker in enumerate(workers, 1):
+        check_worker(worker, mount, seed)
+    took_s.sort()
+    print(f"failover: median {took_s[len(took_s) // 2]:.2f} s, longest {took_s[-1]:.2f} s of {len(took_s)}")
+    fresh = etcd_cluster.remount(mount)
+    assert [(fresh / f"after-{number}").read_bytes() for number in range(len(took_s))] == [
+        b"after the failover"
+    ] * len(took_s)
+    wait_until(lambda: run("fsck", "--cluster", etcd_cluster.addresses).returncode == 0, "a clean fsck")
+
+
+def test_two_nodes_killed_at_once_lose_nothing(etcd_cluster: Cluster) -> None:
+    """Master and another node are killed: files and names are still there, and new ones come."""
+    mount = etcd_cluster.mount()
+    data = os.urandom(9_000_000)
+    (mount / "big").write_bytes(data)
+    (mount / "small").write_bytes(b"s" * 1000)
+    master = etcd_cluster.master()
+    other = next(node for node in (4, 5, 6) if node != master)
+    for node in (master, other):
+        os.kill(etcd_cluster.pid(node), signal.SIGKILL)
+    (mount / "after").write_bytes(b"a")
+    etcd_cluster.remount(mount)
+    assert (mount / "big").read_bytes() == data
+    assert (mount / "small").read_bytes() == b"s" * 1000
+    assert (mount / "after").read_bytes() == b"a"
+    assert etcd_cluster.master() != master
+    for node in (master, other):
+        etcd_cluster.start(node)
+    wait_until(lambda: run("fsck", "--cluster", etcd_cluster.addresses).returncode == 0, "a clean fsck")
