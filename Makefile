@@ -6,10 +6,11 @@ python := .venv/bin/python
 # Arguments for pytest: without any, everything runs, and core and codec must be covered.
 PYTEST ?= --cov=wormfs.core --cov=wormfs.codec --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: help setup demo test test-all check format bench proto clean
+.PHONY: help setup demo demo-cluster test test-all check format bench proto clean
 
 help:
 	@echo 'make demo      a six-node cluster on this machine, shown working (3 minutes)'
+	@echo 'make demo-cluster  the same on etcd: its metadata master is killed in the middle of a copy'
 	@echo 'make test      the tests, the long ones sampled (10 minutes)'
 	@echo 'make test-all  all rounds of all tests (an hour or more)'
 	@echo 'make check     ruff, mypy --strict, import-linter, stale stubs'
@@ -24,6 +25,9 @@ setup:
 
 demo: setup
 	@$(python) scripts/demo.py $(DEMO)
+
+demo-cluster: setup
+	@$(python) scripts/demo.py --engine etcd $(DEMO)
 
 test: setup
 	@$(python) scripts/run_tests.py --limit 1500 -- $(PYTEST)
