@@ -33,6 +33,15 @@ class EtcdKeys:
         return self._key("floor")
 
     @property
+    def replicas(self) -> bytes:
+        """What the keys of all replicas begin with."""
+        return self._key("replicas/")
+
+    def replica(self, node_name: str) -> bytes:
+        """The ReplicaRecord of a node."""
+        return self.replicas + node_name.encode()
+
+    @property
     def log(self) -> bytes:
         """What the keys of all batches begin with."""
         return self._key("log/")

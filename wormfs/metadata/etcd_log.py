@@ -6,7 +6,7 @@ EmbeddedLog), which is what restarts, snapshots and reads of old entries use.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -53,6 +53,8 @@ class EtcdLog:
         self._held_back = 0  # `settled` blocks that wait or run
         self._open = trio.Event()
         self.batch_count = 0
+        self.listeners: list[Callable[[Sequence[LogRecord]], None]] = []
+        """Called with every batch that is in etcd, in order; must not raise."""
 
     @property
     def last_sequence(self) -> int:
@@ -213,6 +215,8 @@ class EtcdLog:
         self._committed = self._local.last_sequence
         del self._pending[: len(batch)]
         self._notify()
+        for listener in self.listeners:
+            listener(batch)
 
     def _notify(self) -> None:
         self._moved.set()

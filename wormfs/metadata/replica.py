@@ -4,16 +4,22 @@ The log here holds only what etcd had first, so it never has to be cut back; the
 may be ahead of it, and is reset when the mastership ends.
 """
 
+import os
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from wormfs.core.errors import DataLossError
+import trio
+
+from wormfs.core.errors import DataLossError, DiskError, UnavailableError
+from wormfs.metadata import members as files
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import EtcdLog
 from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.machine import Machine
+from wormfs.metadata.snapshots import read_header
 from wormfs.metadata.state_files import apply_record
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import prefix_end
@@ -24,12 +30,28 @@ REPLICA_COPIES = 2
 _PAGE_BATCHES = 16
 
 
-class Replica:
-    """Made by `open`; `keeper.run` must be running while the node serves."""
+class TrimmedError(DataLossError):
+    """Entries missing here are no longer in etcd: a peer's snapshot is needed, of `floor` or later."""
 
-    def __init__(self, log: EmbeddedLog, keeper: StateKeeper) -> None:
+    def __init__(self, message: str, floor: int) -> None:
+        super().__init__(message)
+        self.floor = floor
+
+
+class GapError(DataLossError):
+    """Entries between this replica's end and those at hand are missing: they are read from etcd."""
+
+
+class Replica:
+    """Made by `open`; `run` must be running while the node serves."""
+
+    def __init__(self, log: EmbeddedLog, keeper: StateKeeper, disks: Sequence[Path]) -> None:
         self.log = log
         self.keeper = keeper
+        self._disks = list(disks)
+        self._care: trio.CancelScope | None = None  # of the keeper's run
+        self._resting = trio.Event()  # the keeper's run has ended for an install
+        self._installed = trio.Event()
 
     @classmethod
     def open(cls, disks: Sequence[Path], *, segment_bytes: int = SEGMENT_BYTES) -> "Replica":
@@ -41,7 +63,7 @@ class Replica:
         log = EmbeddedLog.open(disks, copies=copies, segment_bytes=segment_bytes)
         keeper = StateKeeper(log, disks)
         keeper.replicate_now()
-        return cls(log, keeper)
+        return cls(log, keeper, disks)
 
     @property
     def sequence(self) -> int:
@@ -57,36 +79,118 @@ class Replica:
         """Commit, sync and close."""
         self.keeper.close()
 
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Care for log and state until cancelled."""
+        task_status.started()
+        while True:
+            with trio.CancelScope() as self._care:
+                await self.keeper.run(task_status=trio.TASK_STATUS_IGNORED)
+            # Only install() ends it otherwise: a cancellation from outside goes on from here.
+            self._resting.set()
+            await self._installed.wait()
+            self._installed = trio.Event()
+
     def apply(self, record: LogRecord) -> None:
         """Take the next entry that etcd has.
 
-        Raises DataLossError when it is not the next one, or one of a newer program.
+        Raises GapError when it is not the next one, DataLossError for one of a newer program.
         """
         if record.sequence != self.sequence + 1:
-            raise DataLossError(f"entry {record.sequence} of the metadata log cannot follow {self.sequence}")
+            raise GapError(f"entry {record.sequence} of the metadata log cannot follow {self.sequence}")
         self.log.append(record.sequence, record.payload)
-        apply_record(self.keeper.state, record)
+        try:
+            apply_record(self.keeper.state, record)
+        except DataLossError as error:
+            # A part of the entry may be applied: it must never be committed.
+            self.keeper.state.rollback()
+            raise DataLossError(f"entry {record.sequence} of the metadata log: {error.message}") from error
+        except sqlite3.Error as error:
+            self.keeper.recover_state(str(error))  # the entry is in the log, and applied with it
 
     def apply_batch(self, value: bytes) -> None:
         """Take what is new of a batch as etcd holds it. Raises as apply()."""
         batch = replication_pb2.LogBatch.FromString(value)
-        for sequence, payload in enumerate(batch.entries, batch.first_sequence):
+        self.apply_entries(batch.first_sequence, batch.entries)
+
+    def apply_entries(self, first_sequence: int, entries: Sequence[bytes]) -> None:
+        """Take what is new of committed entries. Raises as apply()."""
+        for sequence, payload in enumerate(entries, first_sequence):
             if sequence > self.sequence:
                 self.apply(LogRecord(sequence, payload))
 
     async def catch_up(self, client: EtcdClient, keys: EtcdKeys) -> int:
         """Apply all that etcd has behind this replica; answers the etcd revision up to which it did.
 
-        Raises DataLossError when etcd has trimmed what is missing here, UnavailableError.
+        Raises TrimmedError when etcd has trimmed what is missing here, DataLossError, UnavailableError.
         """
         while True:
             page = await client.range(
                 keys.batch(self.sequence + 1), prefix_end(keys.log), limit=_PAGE_BATCHES
             )
-            for found in page.kvs:
-                self.apply_batch(found.value)
+            try:
+                for found in page.kvs:
+                    self.apply_batch(found.value)
+            except GapError as error:
+                floor = await read_floor(client, keys)
+                if floor > self.sequence:
+                    raise TrimmedError(
+                        f"etcd holds the metadata log behind entry {floor}, this replica ends at "
+                        f"{self.sequence}: it needs the snapshot of another one",
+                        floor,
+                    ) from error
+                raise
             if not page.more:
                 return page.revision
+
+    # --- a snapshot of another replica ----------------------------------------------------------
+
+    def incoming(self) -> Path:
+        """Where to write a peer's snapshot file for `install`. What a crash leaves there is removed at open.
+
+        Raises UnavailableError when no disk holds the replica.
+        """
+        for disk in self.log.member_disks():
+            return disk / "metadata" / "snapshots" / "incoming"
+        raise UnavailableError("no disk holds the metadata replica: bring a metadata disk back")
+
+    async def install(self, file: Path) -> None:
+        """Become the replica that the snapshot in `file` makes; `file` was made by `incoming`, and checked.
+
+        A crash leaves this replica as it was, or as the snapshot has it: what decides is one rename.
+        Raises DataLossError for one not ahead of this replica; after any other error the replica is closed.
+        """
+        info = read_header(file)
+        if info.sequence <= self.sequence:
+            raise DataLossError(
+                f"{file}: the snapshot is of entry {info.sequence}, this replica has {self.sequence}"
+            )
+        if self._care is not None:
+            self._care.cancel()
+            await self._resting.wait()
+            self._resting = trio.Event()
+        try:
+            self.log, self.keeper = await trio.to_thread.run_sync(self._reopen, file, info.sequence)
+        except OSError as error:
+            raise DiskError(f"{file}: the snapshot cannot be installed: {error.strerror}") from error
+        self._installed.set()
+
+    def _reopen(self, file: Path, sequence: int) -> tuple[EmbeddedLog, StateKeeper]:
+        """Close the replica, and open the one of the snapshot. Blocks."""
+        disks, copies, segment_bytes = self._disks, self.log.copies_wanted, self.log.segment_bytes
+        self.keeper.close()
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        # Recovery takes the newest sound snapshot, gives it to the other copies, and drops the log before.
+        file.replace(file.with_name(files.snapshot_path(file.parent, sequence).name))
+        files.fsync_folder(file.parent)
+        log = EmbeddedLog.open(disks, copies=copies, create=False, segment_bytes=segment_bytes)
+        log.trim(sequence)
+        return log, StateKeeper(log, disks)
+
+    # --- roles ------------------------------------------------------------------------------------
 
     def lead(self, log: EtcdLog, epoch: int, node: int) -> Machine:
         """Begin a mastership; `log` is at this replica's end."""
@@ -96,3 +200,9 @@ class Replica:
         """Be a follower (again): what a mastership applied and did not commit is taken back."""
         self.keeper.source = self.log
         self.keeper.reset_state()
+
+
+async def read_floor(client: EtcdClient, keys: EtcdKeys) -> int:
+    """Entries up to this one are no longer in etcd."""
+    found = (await client.range(keys.floor)).kvs
+    return int(found[0].value) if found else 0

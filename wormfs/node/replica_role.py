@@ -23,14 +23,20 @@ from wormfs.core.errors import (
 from wormfs.metadata.election import Mastership, campaign, current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import EtcdLog
-from wormfs.metadata.replica import Replica
+from wormfs.metadata.etcd_trim import LogTrimmer
+from wormfs.metadata.replica import Replica, TrimmedError
+from wormfs.metadata.replica_table import ReplicaTable
 from wormfs.node.etcd_member import EtcdMember
+from wormfs.node.follower import Follower
+from wormfs.node.followers import Followers
 from wormfs.node.master_role import MasterRole
 from wormfs.node.membership import Membership
 from wormfs.node.parts import NodeParts
+from wormfs.node.replica_service import ReplicaService
+from wormfs.node.snapshot_fetch import fetch_snapshot, peers_of
 from wormfs.rpc.etcd_client import EtcdClient
-from wormfs.rpc.etcd_types import EtcdEventKind, EtcdOptions, prefix_end
-from wormfs.rpc.methods import METHODS
+from wormfs.rpc.etcd_types import EtcdOptions, put
+from wormfs.rpc.methods import METHODS, REPLICATION_ACKNOWLEDGE, REPLICATION_FOLLOW
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.v1 import cluster_pb2, replication_pb2
 
@@ -39,6 +45,7 @@ LEADER_CHECK_S = 2.0
 """The leader's key is looked at so often, whatever the watch on it says."""
 GOODBYE_S = 2.0
 MASTER_SERVICES = ("wormfs.v1.Metadata/", "wormfs.v1.Cluster/")
+MASTER_METHODS = (REPLICATION_FOLLOW.name, REPLICATION_ACKNOWLEDGE.name)
 log = logging.getLogger(__name__)
 
 
@@ -63,7 +70,8 @@ class ReplicaRole:
             async with trio.open_nursery() as self._nursery, EtcdClient(self._options()) as self._client:
                 if member is not None:
                     await self._nursery.start(member.run)
-                await self._nursery.start(self._replica.keeper.run)
+                await self._nursery.start(self._replica.run)
+                ReplicaService(lambda: self._replica).register(parts.registry)
                 self._refuse("nobody yet")
                 await parts.serve(self._nursery)
                 self._nursery.start_soon(parts.gateway.run)
@@ -87,9 +95,12 @@ class ReplicaRole:
         )
 
     async def _take_turns(self) -> NoReturn:
-        silent = False
+        silent = named = False
         while True:
             try:
+                if not named:
+                    await self._name_replica()
+                    named = True
                 leader, revision = await current_leader(self._client, self._keys)
                 if silent:
                     log.info("etcd answers again")
@@ -104,6 +115,14 @@ class ReplicaRole:
                 silent = True
             await trio.sleep(PAUSE_S * random.random())
 
+    async def _name_replica(self) -> None:
+        """Tell in etcd that there is a replica here: it counts before the log is trimmed."""
+        info = self._parts.info
+        record = replication_pb2.ReplicaRecord(
+            name=info.name, addresses=info.addresses, machine_id=info.machine_id
+        )
+        await self._client.txn([], [put(self._keys.replica(info.name), record.SerializeToString())])
+
     # --- following ----------------------------------------------------------------------------
 
     def _refuse(self, master: str, membership: Membership | None = None) -> None:
@@ -116,8 +135,8 @@ class ReplicaRole:
             raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {master} is")
 
         for method in METHODS:
-            masters = method.name.startswith(MASTER_SERVICES) and not method.server_streaming
-            if masters and role.named(method.name) is None:
+            masters = method.name.startswith(MASTER_SERVICES) or method.name in MASTER_METHODS
+            if masters and not method.server_streaming and role.named(method.name) is None:
                 role.add(method, refuse)
         self._parts.registry.set_role(role)
 
@@ -125,17 +144,28 @@ class ReplicaRole:
         """Follow a master until it is gone."""
         parts = self._parts
         membership = None
+        addresses: list[str] = []
         if leader.name != parts.config.name:
             node = cluster_pb2.NodeInfo(addresses=leader.addresses, machine_id=leader.machine_id)
-            membership = Membership(usable_addresses(node, parts.info.machine_id), parts.info, parts.disks)
+            addresses = usable_addresses(node, parts.info.machine_id)
+            membership = Membership(addresses, parts.info, parts.disks)
             parts.found_damaged = membership.note_damaged
             log.info("%s is the metadata master (epoch %d)", leader.name, leader.epoch)
         self._refuse(leader.name, membership)
+        follower = Follower(
+            parts.config.name,
+            self._replica,
+            self._client,
+            self._keys,
+            addresses,
+            checked=self._check_cluster,
+            rescue=self._rescue,
+        )
         try:
             async with trio.open_nursery() as nursery:
                 if membership is not None:
                     nursery.start_soon(self._belong, membership)
-                nursery.start_soon(self._follow_log)
+                nursery.start_soon(follower.run)
                 await self._until_gone(leader, revision)
                 nursery.cancel_scope.cancel()
         finally:
@@ -150,22 +180,9 @@ class ReplicaRole:
             self._membership = membership
             nursery.start_soon(membership.beat)
 
-    async def _follow_log(self) -> None:
-        while True:
-            try:
-                revision = await self._replica.catch_up(self._client, self._keys)
-                self._check_cluster()
-                log_end = prefix_end(self._keys.log)
-                with self._client.watch(self._keys.log, log_end, start_revision=revision + 1) as watch:
-                    async for changes in watch:
-                        for event in changes.events:
-                            if event.kind is EtcdEventKind.PUT:
-                                self._replica.apply_batch(event.kv.value)
-            except StaleError:
-                continue  # compacted behind us: what was missed is read, or is gone too
-            except UnavailableError as error:
-                log.info("the metadata log is not followed now: %s", error.message)
-            await trio.sleep(PAUSE_S)
+    async def _rescue(self, floor: int, follower: Follower | None) -> None:
+        peers = await peers_of(self._client, self._keys, self._parts.config.name)
+        await fetch_snapshot(self._replica, peers, floor, follower)
 
     def _check_cluster(self) -> None:
         own = self._replica.cluster_id
@@ -193,7 +210,11 @@ class ReplicaRole:
 
     async def _campaign(self) -> None:
         replica, parts = self._replica, self._parts
-        await replica.catch_up(self._client, self._keys)
+        try:
+            await replica.catch_up(self._client, self._keys)
+        except TrimmedError as error:
+            await self._rescue(error.floor, None)
+            return
         self._check_cluster()
         candidate = replication_pb2.LeaderRecord(
             name=parts.config.name, addresses=parts.info.addresses, machine_id=parts.info.machine_id
@@ -223,6 +244,17 @@ class ReplicaRole:
                     "etcd has lost data, or was set up anew; see docs/operations.md"
                 )
             entries = EtcdLog(replica.log, self._client, self._keys, mastership, head)
+            table = ReplicaTable(trio.current_time)
+            followers = Followers(table, lambda: entries.durable_sequence)
+            trimmer = LogTrimmer(
+                self._client,
+                self._keys,
+                mastership.epoch,
+                table,
+                own=lambda: (parts.config.name, replica.sequence, replica.log.durable_sequence),
+                members=lambda: [node.name for node in machine.nodes()],
+            )
+            entries.listeners += [trimmer.note, followers.push]
             nursery.start_soon(entries.run)
             machine = replica.lead(entries, mastership.epoch, parts.info.number)
             if not machine.cluster_id:
@@ -236,7 +268,9 @@ class ReplicaRole:
             await nursery.start(
                 lambda task_status: role.run(registry, confirmed=True, task_status=task_status)
             )
+            followers.register(registry)
             parts.registry.set_role(registry)
+            nursery.start_soon(trimmer.run)
             log.info("serving the metadata from entry %d on", machine.sequence)
             while not mastership.ended:
                 await mastership.moved()

@@ -11,7 +11,14 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from wormfs.rpc.v1 import chunk_pb2, cluster_pb2, filesystem_pb2, metadata_pb2, types_pb2
+from wormfs.rpc.v1 import (
+    chunk_pb2,
+    cluster_pb2,
+    filesystem_pb2,
+    metadata_pb2,
+    replication_pb2,
+    types_pb2,
+)
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -200,10 +207,28 @@ CLUSTER_FSCK = Method(
     "wormfs.v1.Cluster/Fsck", cluster_pb2.FsckRequest, cluster_pb2.FsckReply, server_streaming=True
 )
 
+REPLICATION_FOLLOW = Method(
+    "wormfs.v1.Replication/Follow", replication_pb2.FollowRequest, replication_pb2.FollowReply
+)
+REPLICATION_ACKNOWLEDGE = Method(
+    "wormfs.v1.Replication/Acknowledge",
+    replication_pb2.AcknowledgeRequest,
+    replication_pb2.AcknowledgeReply,
+)
+REPLICATION_GET_SNAPSHOT = Method(
+    "wormfs.v1.Replication/GetSnapshot",
+    replication_pb2.GetSnapshotRequest,
+    replication_pb2.GetSnapshotReply,
+)
+REPLICATION_DIGEST = Method(
+    "wormfs.v1.Replication/Digest", replication_pb2.DigestRequest, replication_pb2.DigestReply
+)
+
 METHODS: tuple[Method[Any, Any], ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Method)
 )
 PUSHED: Mapping[int, type[Message]] = {
-    number_of(message.DESCRIPTOR.full_name): message for message in (metadata_pb2.Recall,)
+    number_of(message.DESCRIPTOR.full_name): message
+    for message in (metadata_pb2.Recall, replication_pb2.Events)
 }
 """What a server may push on a stream, by the number in its frame."""

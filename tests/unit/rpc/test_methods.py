@@ -8,13 +8,14 @@ from google.protobuf.descriptor import FileDescriptor
 from wormfs.core.errors import ERRORS_BY_NAME
 from wormfs.rpc import errors_wire
 from wormfs.rpc.methods import METHODS, PUSHED
-from wormfs.rpc.v1 import chunk_pb2, cluster_pb2, filesystem_pb2, metadata_pb2, types_pb2
+from wormfs.rpc.v1 import chunk_pb2, cluster_pb2, filesystem_pb2, metadata_pb2, replication_pb2, types_pb2
 
 FILES: tuple[FileDescriptor, ...] = (
     chunk_pb2.DESCRIPTOR,
     cluster_pb2.DESCRIPTOR,
     filesystem_pb2.DESCRIPTOR,
     metadata_pb2.DESCRIPTOR,
+    replication_pb2.DESCRIPTOR,
 )
 
 

@@ -129,7 +129,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("map", "master", "engine", "sequence", "durable_sequence", "session_count", "inode_count", "stripe_count", "garbage_chunk_count", "missing_chunk_count", "stripes_one_loss_from_loss", "stripes_lost", "metadata_disks", "metadata_copies_wanted", "warnings", "health", "repair")
+    __slots__ = ("map", "master", "engine", "sequence", "durable_sequence", "session_count", "inode_count", "stripe_count", "garbage_chunk_count", "missing_chunk_count", "stripes_one_loss_from_loss", "stripes_lost", "metadata_disks", "metadata_copies_wanted", "warnings", "health", "repair", "replicas", "replicas_needed", "replicas_holding", "log_floor", "log_bytes")
     MAP_FIELD_NUMBER: _ClassVar[int]
     MASTER_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,11 @@ class StatusReply(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     REPAIR_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_HOLDING_FIELD_NUMBER: _ClassVar[int]
+    LOG_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
     map: ClusterMap
     master: str
     engine: str
@@ -164,7 +169,26 @@ class StatusReply(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     health: str
     repair: RepairStatus
-    def __init__(self, map: _Optional[_Union[ClusterMap, _Mapping]] = ..., master: _Optional[str] = ..., engine: _Optional[str] = ..., sequence: _Optional[int] = ..., durable_sequence: _Optional[int] = ..., session_count: _Optional[int] = ..., inode_count: _Optional[int] = ..., stripe_count: _Optional[int] = ..., garbage_chunk_count: _Optional[int] = ..., missing_chunk_count: _Optional[int] = ..., stripes_one_loss_from_loss: _Optional[int] = ..., stripes_lost: _Optional[int] = ..., metadata_disks: _Optional[_Iterable[str]] = ..., metadata_copies_wanted: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., health: _Optional[str] = ..., repair: _Optional[_Union[RepairStatus, _Mapping]] = ...) -> None: ...
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaStatus]
+    replicas_needed: int
+    replicas_holding: int
+    log_floor: int
+    log_bytes: int
+    def __init__(self, map: _Optional[_Union[ClusterMap, _Mapping]] = ..., master: _Optional[str] = ..., engine: _Optional[str] = ..., sequence: _Optional[int] = ..., durable_sequence: _Optional[int] = ..., session_count: _Optional[int] = ..., inode_count: _Optional[int] = ..., stripe_count: _Optional[int] = ..., garbage_chunk_count: _Optional[int] = ..., missing_chunk_count: _Optional[int] = ..., stripes_one_loss_from_loss: _Optional[int] = ..., stripes_lost: _Optional[int] = ..., metadata_disks: _Optional[_Iterable[str]] = ..., metadata_copies_wanted: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., health: _Optional[str] = ..., repair: _Optional[_Union[RepairStatus, _Mapping]] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., replicas_needed: _Optional[int] = ..., replicas_holding: _Optional[int] = ..., log_floor: _Optional[int] = ..., log_bytes: _Optional[int] = ...) -> None: ...
+
+class ReplicaStatus(_message.Message):
+    __slots__ = ("name", "online", "applied_sequence", "durable_sequence", "lags")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    online: bool
+    applied_sequence: int
+    durable_sequence: int
+    lags: bool
+    def __init__(self, name: _Optional[str] = ..., online: _Optional[bool] = ..., applied_sequence: _Optional[int] = ..., durable_sequence: _Optional[int] = ..., lags: _Optional[bool] = ...) -> None: ...
 
 class RepairStatus(_message.Message):
     __slots__ = ("waiting_stripes", "waiting_bytes", "rebuilt_stripes", "rebuilt_bytes", "widened_stripes", "stuck_stripes", "stuck_reason", "pending_disks", "empty_disks")

@@ -24,17 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bwormfs/v1/replication.proto\x12\twormfs.v1\"*\n\x07LogHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"3\n\x08LogBatch\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\x0c\"R\n\x0cLeaderRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x12\n\nmachine_id\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bwormfs/v1/replication.proto\x12\twormfs.v1\"\x1d\n\rFollowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0b\x46ollowReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"1\n\x06\x45vents\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\x0c\"V\n\x12\x41\x63knowledgeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10\x61pplied_sequence\x18\x02 \x01(\x04\x12\x18\n\x10\x64urable_sequence\x18\x03 \x01(\x04\"7\n\x10\x41\x63knowledgeReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\tfollowing\x18\x02 \x01(\x08\"d\n\x12GetSnapshotRequest\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x04 \x01(\r\"F\n\x10GetSnapshotReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x12\n\nfile_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"5\n\rDigestRequest\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\x04\x12\x13\n\x0b\x61t_sequence\x18\x02 \x01(\x04\"@\n\x0b\x44igestReply\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"*\n\x07LogHead\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"3\n\x08LogBatch\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\x0c\"R\n\x0cLeaderRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x12\n\nmachine_id\x18\x04 \x01(\t\"D\n\rReplicaRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x12\n\nmachine_id\x18\x03 \x01(\t2\x9b\x02\n\x0bReplication\x12:\n\x06\x46ollow\x12\x18.wormfs.v1.FollowRequest\x1a\x16.wormfs.v1.FollowReply\x12I\n\x0b\x41\x63knowledge\x12\x1d.wormfs.v1.AcknowledgeRequest\x1a\x1b.wormfs.v1.AcknowledgeReply\x12I\n\x0bGetSnapshot\x12\x1d.wormfs.v1.GetSnapshotRequest\x1a\x1b.wormfs.v1.GetSnapshotReply\x12:\n\x06\x44igest\x12\x18.wormfs.v1.DigestRequest\x1a\x16.wormfs.v1.DigestReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wormfs.v1.replication_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGHEAD']._serialized_start=42
-  _globals['_LOGHEAD']._serialized_end=84
-  _globals['_LOGBATCH']._serialized_start=86
-  _globals['_LOGBATCH']._serialized_end=137
-  _globals['_LEADERRECORD']._serialized_start=139
-  _globals['_LEADERRECORD']._serialized_end=221
+  _globals['_FOLLOWREQUEST']._serialized_start=42
+  _globals['_FOLLOWREQUEST']._serialized_end=71
+  _globals['_FOLLOWREPLY']._serialized_start=73
+  _globals['_FOLLOWREPLY']._serialized_end=104
+  _globals['_EVENTS']._serialized_start=106
+  _globals['_EVENTS']._serialized_end=155
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=157
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=243
+  _globals['_ACKNOWLEDGEREPLY']._serialized_start=245
+  _globals['_ACKNOWLEDGEREPLY']._serialized_end=300
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=302
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=402
+  _globals['_GETSNAPSHOTREPLY']._serialized_start=404
+  _globals['_GETSNAPSHOTREPLY']._serialized_end=474
+  _globals['_DIGESTREQUEST']._serialized_start=476
+  _globals['_DIGESTREQUEST']._serialized_end=529
+  _globals['_DIGESTREPLY']._serialized_start=531
+  _globals['_DIGESTREPLY']._serialized_end=595
+  _globals['_LOGHEAD']._serialized_start=597
+  _globals['_LOGHEAD']._serialized_end=639
+  _globals['_LOGBATCH']._serialized_start=641
+  _globals['_LOGBATCH']._serialized_end=692
+  _globals['_LEADERRECORD']._serialized_start=694
+  _globals['_LEADERRECORD']._serialized_end=776
+  _globals['_REPLICARECORD']._serialized_start=778
+  _globals['_REPLICARECORD']._serialized_end=846
+  _globals['_REPLICATION']._serialized_start=849
+  _globals['_REPLICATION']._serialized_end=1132
 # @@protoc_insertion_point(module_scope)

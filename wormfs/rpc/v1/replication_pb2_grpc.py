@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from wormfs.rpc.v1 import replication_pb2 as wormfs_dot_v1_dot_replication__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -22,3 +23,208 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
+
+
+class ReplicationStub:
+    """Follow and Acknowledge are the master's; every replica answers the others.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Follow = channel.unary_unary(
+                '/wormfs.v1.Replication/Follow',
+                request_serializer=wormfs_dot_v1_dot_replication__pb2.FollowRequest.SerializeToString,
+                response_deserializer=wormfs_dot_v1_dot_replication__pb2.FollowReply.FromString,
+                _registered_method=True)
+        self.Acknowledge = channel.unary_unary(
+                '/wormfs.v1.Replication/Acknowledge',
+                request_serializer=wormfs_dot_v1_dot_replication__pb2.AcknowledgeRequest.SerializeToString,
+                response_deserializer=wormfs_dot_v1_dot_replication__pb2.AcknowledgeReply.FromString,
+                _registered_method=True)
+        self.GetSnapshot = channel.unary_unary(
+                '/wormfs.v1.Replication/GetSnapshot',
+                request_serializer=wormfs_dot_v1_dot_replication__pb2.GetSnapshotRequest.SerializeToString,
+                response_deserializer=wormfs_dot_v1_dot_replication__pb2.GetSnapshotReply.FromString,
+                _registered_method=True)
+        self.Digest = channel.unary_unary(
+                '/wormfs.v1.Replication/Digest',
+                request_serializer=wormfs_dot_v1_dot_replication__pb2.DigestRequest.SerializeToString,
+                response_deserializer=wormfs_dot_v1_dot_replication__pb2.DigestReply.FromString,
+                _registered_method=True)
+
+
+class ReplicationServicer:
+    """Follow and Acknowledge are the master's; every replica answers the others.
+    """
+
+    def Follow(self, request, context):
+        """over streams only: Events are pushed from then on
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Acknowledge(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Digest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ReplicationServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Follow': grpc.unary_unary_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=wormfs_dot_v1_dot_replication__pb2.FollowRequest.FromString,
+                    response_serializer=wormfs_dot_v1_dot_replication__pb2.FollowReply.SerializeToString,
+            ),
+            'Acknowledge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Acknowledge,
+                    request_deserializer=wormfs_dot_v1_dot_replication__pb2.AcknowledgeRequest.FromString,
+                    response_serializer=wormfs_dot_v1_dot_replication__pb2.AcknowledgeReply.SerializeToString,
+            ),
+            'GetSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSnapshot,
+                    request_deserializer=wormfs_dot_v1_dot_replication__pb2.GetSnapshotRequest.FromString,
+                    response_serializer=wormfs_dot_v1_dot_replication__pb2.GetSnapshotReply.SerializeToString,
+            ),
+            'Digest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Digest,
+                    request_deserializer=wormfs_dot_v1_dot_replication__pb2.DigestRequest.FromString,
+                    response_serializer=wormfs_dot_v1_dot_replication__pb2.DigestReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'wormfs.v1.Replication', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('wormfs.v1.Replication', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Replication:
+    """Follow and Acknowledge are the master's; every replica answers the others.
+    """
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wormfs.v1.Replication/Follow',
+            wormfs_dot_v1_dot_replication__pb2.FollowRequest.SerializeToString,
+            wormfs_dot_v1_dot_replication__pb2.FollowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Acknowledge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wormfs.v1.Replication/Acknowledge',
+            wormfs_dot_v1_dot_replication__pb2.AcknowledgeRequest.SerializeToString,
+            wormfs_dot_v1_dot_replication__pb2.AcknowledgeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wormfs.v1.Replication/GetSnapshot',
+            wormfs_dot_v1_dot_replication__pb2.GetSnapshotRequest.SerializeToString,
+            wormfs_dot_v1_dot_replication__pb2.GetSnapshotReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Digest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wormfs.v1.Replication/Digest',
+            wormfs_dot_v1_dot_replication__pb2.DigestRequest.SerializeToString,
+            wormfs_dot_v1_dot_replication__pb2.DigestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
