@@ -14,6 +14,7 @@ try:  # Ctrl-C may come before main() is there to answer it
     from typing import NoReturn
 
     from wormfs.cli import dev, disk, fsck, locate, mount, names, status, transfer
+    from wormfs.cli import metadata as metadata_commands
     from wormfs.cli.parsing import Parser
     from wormfs.core.errors import WormError
 except KeyboardInterrupt:
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     locate.add_parsers(subparsers)
     fsck.add_parsers(subparsers)
     disk.add_parsers(subparsers)
+    metadata_commands.add_parsers(subparsers)
     dev.add_parsers(subparsers)
     return parser
 

@@ -94,13 +94,23 @@ def status_text(reply: cluster_pb2.StatusReply) -> str:
         f"repair   {_repair_text(reply.repair)}",
         f"metadata {len(reply.metadata_disks)} of {reply.metadata_copies_wanted} copies:"
         f" {', '.join(reply.metadata_disks)}",
+        *([f"replicas {_replicas_text(reply)}"] if reply.replicas else []),
         *(f"WARNING  {warning}" for warning in reply.warnings),
         "",
         _node_table(found),
         "",
         _disk_table(found),
+        *(["", _replica_table(reply)] if reply.replicas else []),
     ]
     return "\n".join(lines)
+
+
+def _replicas_text(reply: cluster_pb2.StatusReply) -> str:
+    kept = human_bytes(reply.log_bytes)
+    return (
+        f"{reply.replicas_holding} of {len(reply.replicas)} hold the log durably"
+        f" ({reply.replicas_needed} must); etcd has it behind event {reply.log_floor}: {kept}"
+    )
 
 
 def _repair_text(repair: cluster_pb2.RepairStatus) -> str:
@@ -146,3 +156,16 @@ def _disk_table(found: cluster_pb2.ClusterMap) -> str:
         for disk in sorted(found.disks, key=lambda disk: disk.number)
     ]
     return table(["DISK", "NODE", "STATE", "FREE", "SIZE", "PATH"], rows, right=frozenset({0, 3, 4}))
+
+
+def _replica_table(reply: cluster_pb2.StatusReply) -> str:
+    rows = [
+        [
+            replica.name,
+            "LAGS" if replica.lags else "online" if replica.online else "SILENT",
+            str(replica.applied_sequence),
+            str(replica.durable_sequence),
+        ]
+        for replica in reply.replicas
+    ]
+    return table(["REPLICA", "STATE", "APPLIED", "DURABLE"], rows, right=frozenset({2, 3}))

@@ -5,6 +5,7 @@ may be ahead of it, and is reset when the mastership ends.
 """
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.machine import Machine
 from wormfs.metadata.snapshots import read_header
-from wormfs.metadata.state_files import apply_record
+from wormfs.metadata.state_files import apply_record, state_path
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import prefix_end
 from wormfs.rpc.v1 import replication_pb2
@@ -59,6 +60,8 @@ class Replica:
 
         Raises DataLossError, WrongClusterError, UnavailableError (no disk can be written).
         """
+        for disk in disks:
+            shutil.rmtree(disk / "metadata" / "copy", ignore_errors=True)  # of a verification cut short
         copies = min(REPLICA_COPIES, len(disks))
         log = EmbeddedLog.open(disks, copies=copies, segment_bytes=segment_bytes)
         keeper = StateKeeper(log, disks)
@@ -186,6 +189,8 @@ class Replica:
         # Recovery takes the newest sound snapshot, gives it to the other copies, and drops the log before.
         file.replace(file.with_name(files.snapshot_path(file.parent, sequence).name))
         files.fsync_folder(file.parent)
+        for disk in disks:
+            shutil.rmtree(state_path(disk).parent, ignore_errors=True)
         log = EmbeddedLog.open(disks, copies=copies, create=False, segment_bytes=segment_bytes)
         log.trim(sequence)
         return log, StateKeeper(log, disks)

@@ -16,6 +16,7 @@ from wormfs.node.links import NodeLinks
 from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members, policy_from
 from wormfs.node.repair import Repair
+from wormfs.node.replication_status import ReplicationStatus
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.v1 import cluster_pb2 as pb
@@ -42,7 +43,9 @@ class ClusterService:
         *,
         disk_count: int,
         engine: str,
+        replication: ReplicationStatus | None = None,
     ) -> None:
+        """`replication`: of an engine with replicas on other nodes."""
         self._machine = machine
         self._members = members
         self._master = master
@@ -51,6 +54,7 @@ class ClusterService:
         self._repair = repair
         self._disk_count = disk_count
         self._engine = engine
+        self._replication = replication
 
     def register(self, registry: Registry) -> None:
         """Add the handlers."""
@@ -130,8 +134,14 @@ class ClusterService:
             repair=self._repair.status(),
         )
         reply.master = next((node.name for node in reply.map.nodes if node.master), "")
-        reply.warnings.extend(self._warnings(reply))
+        lacking: list[str] = []
+        if self._replication is not None:
+            self._replication.fill(reply)
+            lacking = self._replication.warnings(reply)
+        reply.warnings.extend(self._warnings(reply) + lacking)
         reply.health = self._verdict(reply)
+        if lacking and reply.health == "healthy":
+            reply.health = "degraded"
         return reply
 
     def _verdict(self, reply: pb.StatusReply) -> str:

@@ -15,6 +15,7 @@ from wormfs.node.members import Members
 from wormfs.node.membership import HEARTBEAT_S, disk_info
 from wormfs.node.parts import NodeParts
 from wormfs.node.repair import Repair
+from wormfs.node.replication_status import ReplicationStatus
 from wormfs.rpc.registry import Registry
 from wormfs.rpc.v1 import cluster_pb2
 
@@ -25,11 +26,19 @@ class MasterRole:
     """One mastership of a node: with the embedded engine its whole life, with etcd from election to loss."""
 
     def __init__(
-        self, parts: NodeParts, machine: Machine, seen: cluster_pb2.ClusterMap | None = None
+        self,
+        parts: NodeParts,
+        machine: Machine,
+        seen: cluster_pb2.ClusterMap | None = None,
+        replication: ReplicationStatus | None = None,
     ) -> None:
-        """`seen`: the map of the master before, so that its nodes count as online until proven silent."""
+        """`seen`: the map of the master before, so that its nodes count as online until proven silent.
+
+        `replication`: for `status`, of an engine with replicas on other nodes.
+        """
         self._parts = parts
         self._machine = machine
+        self._replication = replication
         self.members = Members(machine, silent_after_s=parts.config.silent_after_s)
         if seen is not None:
             self.members.adopt(seen)
@@ -93,6 +102,7 @@ class MasterRole:
                 repair,
                 disk_count=len(parts.disks),
                 engine=parts.config.metadata.engine,
+                replication=self._replication,
             ).register(registry)
             await nursery.start(master.run)
             task_status.started()

@@ -33,6 +33,7 @@ from wormfs.node.master_role import MasterRole
 from wormfs.node.membership import Membership
 from wormfs.node.parts import NodeParts
 from wormfs.node.replica_service import ReplicaService
+from wormfs.node.replication_status import ReplicationStatus
 from wormfs.node.snapshot_fetch import fetch_snapshot, peers_of
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import EtcdOptions, put
@@ -261,7 +262,8 @@ class ReplicaRole:
                 machine.form_cluster(
                     str(uuid.uuid4()), parts.config.cluster.name, parts.config.policy.policy()
                 )
-            role = MasterRole(parts, machine, self._seen)
+            status = ReplicationStatus(table, trimmer, lambda: entries.durable_sequence)
+            role = MasterRole(parts, machine, self._seen, status)
             await role.register_self()
             await parts.start_store(self._nursery, machine.cluster_id)
             registry = Registry()

@@ -9,6 +9,7 @@ import trio
 from wormfs.core.errors import InvalidError, NotFoundError, UnavailableError
 from wormfs.metadata import members as files
 from wormfs.metadata.replica import Replica
+from wormfs.metadata.state_copy import StateCopies
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import Answer, DataBuffer, Registry, RequestContext
 from wormfs.rpc.v1 import replication_pb2 as pb
@@ -23,10 +24,12 @@ class ReplicaService:
     def __init__(self, replica: Callable[[], Replica]) -> None:
         self._replica = replica
         self._taking = trio.Lock()
+        self._copies = StateCopies(replica)
 
     def register(self, registry: Registry) -> None:
         """Add the handlers."""
         registry.add(m.REPLICATION_GET_SNAPSHOT, self._get_snapshot)
+        registry.add(m.REPLICATION_DIGEST, self._digest)
 
     async def _get_snapshot(
         self, _: RequestContext, request: pb.GetSnapshotRequest, __: DataBuffer | None
@@ -44,6 +47,15 @@ class ReplicaService:
         except OSError as error:
             raise UnavailableError(f"{path} cannot be read: {error.strerror}") from error
         return Answer(pb.GetSnapshotReply(sequence=sequence, file_bytes=file_bytes), (data,) if data else ())
+
+    async def _digest(
+        self, _: RequestContext, request: pb.DigestRequest, __: DataBuffer | None
+    ) -> pb.DigestReply:
+        if not request.copy_id:
+            copy_id, sequence = await self._copies.take()
+            return pb.DigestReply(copy_id=copy_id, sequence=sequence)
+        digest = await self._copies.digest(request.copy_id, request.at_sequence)
+        return pb.DigestReply(copy_id=request.copy_id, sequence=request.at_sequence, digest=digest)
 
     def _path(self, sequence: int) -> Path:
         for disk in self._replica().log.member_disks():
