@@ -4,16 +4,26 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+import trio
 
 from tests.cluster.test_etcd_failover import check_worker, start_worker
 from tests.conftest import ClusterFactory
 from tests.harness import Cluster, run, wait_until
+from wormfs.metadata.etcd_keys import EtcdKeys
+from wormfs.node.config import NodeConfig, load_node_config
+from wormfs.rpc.etcd_client import EtcdClient
+from wormfs.rpc.etcd_types import EtcdOptions, put
+from wormfs.rpc.v1 import event_pb2, replication_pb2
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(300)]
 
@@ -127,3 +137,69 @@ def test_replicas_are_equal_after_kills_under_load(six: Cluster) -> None:
         check_worker(worker, mount, seed)
     wait_until(lambda: verified(six), "one state everywhere")
     assert equal  # under load too
+
+
+def test_verify_names_the_replica_that_differs(cluster: ClusterFactory) -> None:
+    three = cluster(nodes=3, policy="2+1", engine="etcd")
+    mount = three.mount()
+    (mount / "file").write_bytes(b"x")
+    wait_until(lambda: whole(three), "three replicas hold the log")
+    assert verified(three)
+    tampered = next(node for node in (1, 2, 3) if node != three.master())
+    three.stop(tampered)
+    path = three.disk(tampered) / "metadata" / "state" / "state.db"
+    with closing(sqlite3.connect(path)) as state:
+        state.execute("UPDATE inodes SET uid = 4711 WHERE inode = 2")
+        state.commit()
+    three.start(tampered)
+    wait_until(lambda: whole(three), "three replicas hold the log")
+    done = run("metadata", "verify", "--cluster", three.addresses)
+    assert done.returncode == 1
+    assert f"the state of node-{tampered} differs from the others'" in done.stdout
+    done = run("metadata", "verify", "--json", "--cluster", three.addresses)
+    found = json.loads(done.stdout)
+    assert (found["equal"], found["differing"]) == (False, [f"node-{tampered}"])
+    assert len({replica["digest"] for replica in found["replicas"]}) == 2
+
+
+def test_a_node_stops_at_an_event_of_a_newer_program(cluster: ClusterFactory) -> None:
+    three = cluster(nodes=3, policy="2+1", engine="etcd")
+    (three.mount() / "file").write_bytes(b"x")
+    older = next(node for node in (1, 2, 3) if node != three.master())
+    three.stop(older)
+    config = load_node_config(three.folder / f"node-{older}" / "node.yaml", environment={})
+    sequence = trio.run(append_newer, config)
+    command = [str(Path(sys.executable).parent / "wormfs-node"), "--config"]
+    command.append(str(three.folder / f"node-{older}" / "node.yaml"))
+    node = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = node.communicate(timeout=30)
+    finally:
+        node.kill()
+    assert node.returncode == 1
+    assert errors.splitlines()[-1] == (
+        f"wormfs-node: entry {sequence} of the metadata log: the log holds an event of a newer program: "
+        "upgrade WormFS"
+    )
+    assert "Traceback" not in errors
+
+
+async def append_newer(config: NodeConfig) -> int:
+    """As a master of a newer program would: an epoch of its own, and an entry with an unknown event."""
+    keys = EtcdKeys(config.cluster.name)
+    async with EtcdClient(EtcdOptions(config.metadata.endpoints)) as client:
+        head = replication_pb2.LogHead.FromString((await client.range(keys.head)).kvs[0].value)
+        sequence, epoch = head.sequence + 1, head.epoch + 1
+        entry = event_pb2.LogEntry(sequence=sequence, epoch=epoch).SerializeToString()
+        entry += bytes.fromhex("2205fa3e020801")  # an event of kind 1007
+        batch = replication_pb2.LogBatch(first_sequence=sequence, entries=[entry])
+        newer = replication_pb2.LogHead(sequence=sequence, epoch=epoch)
+        await client.txn(
+            [],
+            [
+                put(keys.epoch, str(epoch).encode()),
+                put(keys.head, newer.SerializeToString()),
+                put(keys.batch(sequence), batch.SerializeToString()),
+            ],
+        )
+    return sequence
