@@ -86,12 +86,13 @@ class Replica:
         """Care for log and state until cancelled."""
         task_status.started()
         while True:
-            with trio.CancelScope() as self._care:
-                await self.keeper.run(task_status=trio.TASK_STATUS_IGNORED)
-            # Only install() ends it otherwise: a cancellation from outside goes on from here.
-            self._resting.set()
-            await self._installed.wait()
-            self._installed = trio.Event()
+            self._resting = trio.Event()
+            try:
+                with trio.CancelScope() as self._care:
+                    await self.keeper.run(task_status=trio.TASK_STATUS_IGNORED)
+            finally:
+                self._resting.set()
+            await self._installed.wait()  # only install() ends a keeper's run without a cancellation here
 
     def apply(self, record: LogRecord) -> None:
         """Take the next entry that etcd has.
@@ -167,14 +168,15 @@ class Replica:
             raise DataLossError(
                 f"{file}: the snapshot is of entry {info.sequence}, this replica has {self.sequence}"
             )
-        if self._care is not None:
-            self._care.cancel()
-            await self._resting.wait()
-            self._resting = trio.Event()
-        try:
-            self.log, self.keeper = await trio.to_thread.run_sync(self._reopen, file, info.sequence)
-        except OSError as error:
-            raise DiskError(f"{file}: the snapshot cannot be installed: {error.strerror}") from error
+        self._installed = trio.Event()
+        with trio.CancelScope(shield=True):  # whoever waited for it: a closed replica must not stay
+            if self._care is not None:
+                self._care.cancel()
+                await self._resting.wait()
+            try:
+                self.log, self.keeper = await trio.to_thread.run_sync(self._reopen, file, info.sequence)
+            except OSError as error:
+                raise DiskError(f"{file}: the snapshot cannot be installed: {error.strerror}") from error
         self._installed.set()
 
     def _reopen(self, file: Path, sequence: int) -> tuple[EmbeddedLog, StateKeeper]:

@@ -225,6 +225,8 @@ class ReplicaRole:
             return
         try:
             await self._lead(mastership)
+        except* TrimmedError as group:
+            log.warning("%s", group.exceptions[0])  # the next round takes it
         finally:
             await mastership.resign()
             self._refuse("nobody yet")
