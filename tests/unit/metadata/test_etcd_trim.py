@@ -8,9 +8,9 @@ import trio
 
 from tests.etcd_members import EtcdMembers
 from tests.unit.metadata.test_etcd_log import Node, make
-from wormfs.core.errors import DataLossError, UnavailableError
+from wormfs.core.errors import DataLossError, StaleError, UnavailableError
 from wormfs.core.events import Event
-from wormfs.metadata import state_files
+from wormfs.metadata import etcd_trim, state_files
 from wormfs.metadata.convert import event_record
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_trim import LogTrimmer, TrimLimits
@@ -227,6 +227,31 @@ async def test_the_tail_and_what_replicas_lack_stay(nodes: list[Node], table: Re
         assert trimmer.target() == last - 20  # too far behind: it takes a snapshot
 
 
+async def test_trimmer_runs_by_itself_and_forgets_the_history(
+    nodes: list[Node], table: ReplicaTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = nodes[0]
+    monkeypatch.setattr(etcd_trim, "ROUND_S", 0.02)
+    monkeypatch.setattr(etcd_trim, "COMPACT_S", 0.05)
+    await name_replicas(one.client, one.keys, NAMES[:1])
+    async with one.leading() as machine:
+        await fill(machine, 30)
+        revision = (await one.client.range(one.keys.head)).revision
+        last = await sync(one)
+        trimmer = trimmer_of(one, machine.epoch, table)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trimmer.run)
+            with trio.fail_after(10):
+                while trimmer.floor < last - 1:  # noqa: ASYNC110 - etcd has no event for it
+                    await trio.sleep(0.02)
+                with pytest.raises(StaleError):
+                    while True:
+                        await one.client.range(one.keys.head, revision=revision - 1)
+                        await fill(machine, 1, f"more-{trio.current_time()}")
+            nursery.cancel_scope.cancel()
+        await machine.confirm()
+
+
 async def test_who_lags_and_how_many_hold(clock: Clock, table: ReplicaTable) -> None:
     table.set_known(["a", "b", "c", "d"])
     table.sample(100)
@@ -392,7 +417,7 @@ async def test_after_the_upgrade_the_entry_is_applied_whole(
         await fill(machine, 5)
         await two.catch_up()
         held = two.replica.sequence
-        make(machine, "known")
+        machine.execute(fs.MakeNodeRequest(parent=1, name=b"known", mode=0o040755))
         machine.execute(fs.MakeNodeRequest(parent=1, name=b"new", mode=0o100600))
         await machine.confirm()
         before, after = (event_pb2.LogEntry.FromString(each.payload) for each in one.replica.log.read(held))
