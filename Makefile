@@ -6,7 +6,7 @@ python := .venv/bin/python
 # Arguments for pytest: without any, everything runs, and core and codec must be covered.
 PYTEST ?= --cov=wormfs.core --cov=wormfs.codec --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: help setup demo demo-cluster test test-all check format bench proto clean
+.PHONY: help setup demo demo-cluster test test-all check format sim bench proto clean
 
 help:
 	@echo 'make demo      a six-node cluster on this machine, shown working (3 minutes)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-all  all rounds of all tests (an hour or more)'
 	@echo 'make check     ruff, mypy --strict, import-linter, stale stubs'
 	@echo 'make format    let ruff format and mend what it can'
+	@echo 'make sim       simulated clusters under faults: a minute of new seeds (SIM="--seed N": one again)'
 	@echo 'make bench     figures, beside GlusterFS: bench-results/*.json (root)'
 	@echo 'make proto     generate the stubs in wormfs/rpc/v1 from proto/'
 	@echo 'make setup     Debian packages, .venv, locked dependencies'
@@ -45,6 +46,9 @@ check: setup
 format: setup
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
+
+sim: setup
+	@$(python) -m wormfs.sim $(SIM)
 
 bench: setup
 	@$(python) -m benches.run $(BENCH)

@@ -1,0 +1,95 @@
+"""Simulated clusters under faults: fixed seeds, a fresh batch, replays, and bugs that must be found."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim.planted import PLANTED
+
+ROOT = Path(__file__).parents[2]
+FIXED = "1-40"
+FRESH_S = 30.0
+PLANTED_SEEDS = 40
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def test_the_fixed_seeds_keep_every_promise() -> None:
+    done = run("wormfs.sim", "--seeds", FIXED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.match(r"40 seeds, \d{4} commands, \d{3} faults,", done.stdout)
+
+
+def test_fresh_seeds_keep_every_promise() -> None:
+    seconds = float("3600" if os.environ.get("WORMFS_ROUNDS") == "all" else FRESH_S)
+    done = run("wormfs.sim", "--seconds", str(min(seconds, 240.0)))
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("seed", ["3", "29"])
+def test_a_seed_is_one_run(seed: str) -> None:
+    first, again = (run("wormfs.sim", "--seed", seed, hash_seed=hash_seed) for hash_seed in ("1", "2"))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert len(first.stdout.splitlines()) > 150
+    assert first.stdout == again.stdout
+
+
+def test_a_run_knows_nothing_of_those_before_it() -> None:
+    code = "from wormfs.sim.world import simulate\nfor seed in (7, 8, 7): print(simulate(seed).trace_digest)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    first, other, again = done.stdout.split()
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_found(name: str) -> None:
+    done = run("tests.sim.planted", name, str(PLANTED_SEEDS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.match(r"seed \d+: \S+", done.stdout)
+
+
+def test_a_failing_seed_is_told_with_its_replay() -> None:
+    code = (
+        "import sys\n"
+        "from tests.sim.planted import planted\n"
+        "from wormfs.sim.__main__ import main\n"
+        "sys.argv = ['sim', '--seeds', '0-5']\n"
+        "with planted('reads after the lease'): sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"seed \d FAILED; replay it with: make sim SIM='--seed \d'", done.stdout)

@@ -1,0 +1,106 @@
+"""The fake network: messages between named processes, delayed, lost, doubled, reordered, cut off.
+
+A message is a function called at its arrival. One that meets a cut link is lost, or waits and
+comes when the link is whole again: TCP sends again for a long time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Generic, TypeVar
+
+import trio
+
+from wormfs.core.errors import WormError
+from wormfs.sim.signals import Signal
+from wormfs.sim.trace import Trace
+
+T = TypeVar("T")
+HELD_SHARE = 0.4
+"""Of the messages that meet a cut link: they come late, the others never."""
+
+
+@dataclass
+class Weather:
+    """How the whole network is just now; shares are probabilities for each message."""
+
+    delay_s: float = 0.002  # mean
+    slow_share: float = 0.02
+    slow_s: float = 0.5  # at most, of a slow message
+    lost_share: float = 0.0
+    doubled_share: float = 0.01
+
+
+@dataclass
+class Box(Generic[T]):
+    """Where an answer arrives; the first one counts."""
+
+    arrived: trio.Event = field(default_factory=trio.Event)
+    answer: T | WormError | None = None
+
+    def put(self, answer: T | WormError) -> None:
+        """The answer is here."""
+        if not self.arrived.is_set():
+            self.answer = answer
+            self.arrived.set()
+
+
+class Network:
+    """Links are directed: (from, to). `changed` tells of cut and mended ones."""
+
+    def __init__(self, random: Random, trace: Trace, nursery: trio.Nursery) -> None:
+        self.weather = Weather()
+        self.changed = Signal()
+        self._random = random
+        self._trace = trace
+        self._nursery = nursery
+        self._cut: dict[tuple[str, str], int] = {}  # how many faults cut the link
+        self.message_count = 0
+
+    def cut(self, source: str, target: str) -> None:
+        """Let nothing pass in this direction."""
+        self._cut[source, target] = self._cut.get((source, target), 0) + 1
+        self.changed.notify()
+
+    def mend(self, source: str, target: str) -> None:
+        """Take one cut() back."""
+        self._cut[source, target] -= 1
+        if not self._cut[source, target]:
+            del self._cut[source, target]
+        self.changed.notify()
+
+    def is_cut(self, source: str, target: str) -> bool:
+        """Whether nothing passes now."""
+        return (source, target) in self._cut
+
+    def delay_s(self) -> float:
+        """How long a message takes now."""
+        weather, random = self.weather, self._random
+        if random.random() < weather.slow_share:
+            return random.random() * weather.slow_s
+        return random.expovariate(1 / weather.delay_s)
+
+    def send(
+        self, source: str, target: str, arrive: Callable[[], None], *, what: str, repeatable: bool = True
+    ) -> None:
+        """Send a message; `repeatable`: it may come twice."""
+        self.message_count += 1
+        copies = 1
+        if repeatable and self._random.random() < self.weather.doubled_share:
+            copies = 2
+        for _ in range(copies):
+            self._nursery.start_soon(self._carry, source, target, arrive, what)
+
+    async def _carry(self, source: str, target: str, arrive: Callable[[], None], what: str) -> None:
+        if self._random.random() < self.weather.lost_share:
+            self._trace.note(source, f"-> {target} lost: {what}")
+            return
+        await trio.sleep(self.delay_s())
+        if self.is_cut(source, target):
+            if self._random.random() >= HELD_SHARE:
+                self._trace.note(source, f"-> {target} cut off: {what}")
+                return
+            while self.is_cut(source, target):
+                await self.changed.wait()
+            await trio.sleep(self.delay_s())
+        arrive()
