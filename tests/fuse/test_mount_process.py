@@ -47,6 +47,27 @@ def test_umount_command_ends_the_process(served: Cluster, point: Path) -> None:
     assert (served.mount() / "a").read_bytes() == b"kept"
 
 
+def test_umount_says_who_else_has_it_mounted(served: Cluster, point: Path) -> None:
+    """A container that was started while it was mounted keeps its copy: no hang, and no false "written"."""
+    record = _record(point)
+    (point / "kept").write_bytes(b"kept")
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as container:
+        assert container.stdout is not None
+        assert container.stdin is not None
+        assert container.stdout.readline() == b"ready\n"
+        done = run("umount", point)
+        assert done.returncode == 3
+        assert f"process {container.pid} in another mount namespace" in done.stderr
+        assert record.process.running
+        container.stdin.close()
+    _ended(record)
+    assert (served.mount() / "kept").read_bytes() == b"kept"
+
+
 def test_umount_by_hand_ends_the_process(point: Path) -> None:
     record = _record(point)
     subprocess.run(["umount", point], check=True, timeout=30)

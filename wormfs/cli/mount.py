@@ -17,6 +17,7 @@ from wormfs.cli.mounts import (
     absolute_point,
     clear_dead_mount,
     find_kernel_mount,
+    holder_elsewhere,
     read_record,
     remove_record,
     unmount,
@@ -38,6 +39,8 @@ from wormfs.settings.client import load_client_config
 _READY_S = 60.0
 _WRITTEN_S = 60.0
 """More than the mount process gives itself for writing back (fuse_client.serving)."""
+_HELD_CHECK_S = 2.0
+"""A mount process that writes nothing back ends sooner."""
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -86,7 +89,8 @@ def run_umount(arguments: argparse.Namespace) -> int:
     """Unmount and wait for the mount process. Raises WormError when something is not written."""
     point = absolute_point(arguments.mountpoint)
     record = read_record(point)
-    if find_kernel_mount(point) is None:
+    mounted = find_kernel_mount(point)
+    if mounted is None:
         if record is None:
             raise InvalidError(f"{point} is not a WormFS mount")
     elif clear_dead_mount(point):
@@ -96,7 +100,7 @@ def run_umount(arguments: argparse.Namespace) -> int:
     else:
         _unmount_within(point, _WRITTEN_S)
     if record is not None:
-        _wait_written(point, record)
+        _wait_written(point, record, mounted.device if mounted is not None else "")
     return 0
 
 
@@ -119,8 +123,15 @@ def _unmount_within(point: Path, limit_s: float) -> None:
         raise failure[0]
 
 
-def _wait_written(point: Path, record: MountRecord) -> None:
-    if not record.process.wait_gone(_WRITTEN_S):
+def _wait_written(point: Path, record: MountRecord, device: str) -> None:
+    gone = record.process.wait_gone(_HELD_CHECK_S)
+    holder = 0 if gone else holder_elsewhere(device)
+    if holder:
+        raise DeadlineError(
+            f"{point} is unmounted here, but process {holder} in another mount namespace (a container?) "
+            f"still has it; the mount process {record.pid} goes on until that lets go"
+        )
+    if not gone and not record.process.wait_gone(_WRITTEN_S):
         raise DeadlineError(
             f"{point} is unmounted, but its process {record.pid} is still writing after {_WRITTEN_S:.0f} s; "
             f"see {record.log_file}"

@@ -37,10 +37,10 @@ class KernelMount:
     device: str
 
 
-def kernel_mounts() -> list[KernelMount]:
-    """Every WormFS mount of this mount namespace, the topmost last (proc(5), mountinfo)."""
+def kernel_mounts(table: Path = _MOUNT_TABLE) -> list[KernelMount]:
+    """Every WormFS mount of a mount namespace, the topmost last (proc(5), mountinfo); ours by default."""
     found = []
-    for line in _MOUNT_TABLE.read_bytes().splitlines():
+    for line in table.read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
         if after.split(b" ", 1)[0].decode("ascii", "replace") != FILE_SYSTEM_TYPE:
             continue
@@ -53,6 +53,27 @@ def kernel_mounts() -> list[KernelMount]:
 def find_kernel_mount(point: Path) -> KernelMount | None:
     """The WormFS mount at exactly this absolute path."""
     return next((mount for mount in reversed(kernel_mounts()) if mount.point == point), None)
+
+
+def holder_elsewhere(device: str) -> int:
+    """A process whose mount namespace, not ours, has that device mounted; 0 when there is none.
+
+    A container keeps a copy of what was mounted when it started, also after our umount.
+    """
+    seen = {os.readlink("/proc/self/ns/mnt")}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            namespace = os.readlink(entry / "ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            if any(mount.device == device for mount in kernel_mounts(entry / "mountinfo")):
+                return int(entry.name)
+        except OSError:
+            continue  # it ended, or is not ours to look at
+    return 0
 
 
 def absolute_point(given: str) -> Path:
