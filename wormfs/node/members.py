@@ -128,9 +128,18 @@ class Members:
             named.number = self._machine.register_disk(named)
             answer.disks.append(named)
         self._hear(number, answer.disks, node.version)
+        self._miss(number, {disk.number for disk in answer.disks})
         self.touch()
         log.info("%s registered as number %d with %d disks", who, number, len(answer.disks))
         return answer
+
+    def _miss(self, node: int, served: set[int]) -> None:
+        """Disks of the node that it does not serve any more: a folder was emptied, a setting taken out."""
+        for number, life in self._disks.items():
+            if life.online and number not in served and self.node_of(number) == node:
+                life.online = False
+                life.problem = "its node serves it no more"
+                log.warning("disk %d of node number %d is offline: %s", number, node, life.problem)
 
     def _refuse_namesake(self, node: cluster_pb2.NodeInfo) -> None:
         for known in self._machine.nodes():
