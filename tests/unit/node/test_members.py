@@ -86,9 +86,11 @@ def test_a_failed_disk_is_offline_with_its_problem(members: Members) -> None:
     assert members.map().disks[1].problem == "I/O error"
 
 
-def test_a_disk_its_node_reports_no_more_is_offline(members: Members) -> None:
+def test_a_disk_its_node_reports_no_more_is_offline(members: Members, clock: Clock) -> None:
     """Its folder was emptied: the node comes back with another disk in its place."""
     join(members, "a", ["u1", "u2"])
+    clock.now_s += 3.1
+    members.sweep()
     join(members, "a", ["u1", "u3"])
     assert [members.is_online(disk) for disk in (1, 2, 3)] == [True, False, True]
     assert [disk.problem for disk in members.map().disks] == ["", "its node serves it no more", ""]
