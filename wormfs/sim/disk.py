@@ -26,10 +26,11 @@ ROOMY_BYTES = 1 << 40
 
 
 class SimDisk:
-    """One disk folder of one node."""
+    """One disk folder of one node. `spares_state`: even when it is full, SQLite may still commit."""
 
-    def __init__(self, folder: Path, random: Random) -> None:
+    def __init__(self, folder: Path, random: Random, *, spares_state: bool = False) -> None:
         self.folder = folder
+        self.spares_state = spares_state
         self.is_full = False
         self.was_full = False  # in this life of its process
         self._random = random
@@ -153,7 +154,8 @@ def faked_disks(disks: list[SimDisk]) -> Iterator[None]:
     def commit_with_space(state: SqliteState) -> None:
         path = Path(state.connection.execute("PRAGMA database_list").fetchone()[2])
         disk = holding(path)
-        if disk is not None and disk.is_full and state.connection.in_transaction:
+        fails = disk is not None and disk.is_full and not disk.spares_state
+        if fails and state.connection.in_transaction:
             raise sqlite3.OperationalError("database or disk is full")
         commit(state)
 

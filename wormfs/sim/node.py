@@ -242,9 +242,15 @@ class SimNode:
             await replica.catch_up(self._client, KEYS)
             found = (await self._client.range(KEYS.head)).kvs
             head = found[0].value if found else b""
-            last = replication_pb2.LogHead.FromString(head).sequence
-            if last != replica.sequence:
-                raise DataLossError(f"the log in etcd ends at {last}, this copy at {replica.sequence}")
+            end = replication_pb2.LogHead.FromString(head)
+            if end.epoch > mastership.epoch:
+                mastership.end("another node has become master")
+                nursery.cancel_scope.cancel()
+                return
+            if end.sequence != replica.sequence:
+                raise DataLossError(
+                    f"the log in etcd ends at {end.sequence}, this copy at {replica.sequence}"
+                )
             entries = EtcdLog(replica.log, self._client, KEYS, mastership, head)
             nursery.start_soon(entries.run)
             machine = Machine.lead(

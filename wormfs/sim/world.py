@@ -57,7 +57,15 @@ class Size:
     operations: int = 16  # of a task
     length_s: float = 60.0  # simulated, until the last fault has begun
     late_attempts: bool = False
-    """Whether an attempt that its client has given up may still arrive at a node."""
+    """Whether an attempt that its client has given up may still arrive at a node.
+
+    Off: a command that was answered with an error, which nobody remembers, may then be done after all.
+    """
+    full_state: bool = False
+    """Whether SQLite cannot commit on a full disk.
+
+    Off: a replica whose state could not be rebuilt goes on with one that is closed and behind its log.
+    """
 
 
 @dataclass
@@ -121,7 +129,7 @@ class World:
             nodes = []
             for number in range(1, self.size.nodes + 1):
                 random = self._random(f"node {number}")
-                disk = SimDisk(self._folder / f"node-{number}", random)
+                disk = SimDisk(self._folder / f"node-{number}", random, spares_state=not self.size.full_state)
                 self._disks.append(disk)
                 clock = MachineClock(trio.current_time, self._rate(rates))
                 nodes.append(
