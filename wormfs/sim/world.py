@@ -55,7 +55,7 @@ class Size:
     clients: int = 3
     tasks: int = 2  # of a client: operations it has under way at once
     operations: int = 16  # of a task
-    length_s: float = 60.0  # simulated, until the last fault has begun
+    length_s: float = 120.0  # simulated, until the last fault has begun
     late_attempts: bool = False
     """Whether an attempt that its client has given up may still arrive at a node.
 
