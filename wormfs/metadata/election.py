@@ -22,6 +22,9 @@ LEASE_TTL_S = 2
 RENEW_S = 0.4
 MARGIN_SHARE = 0.1
 """Of the lease's time, left unused for clocks that run at different rates."""
+GIVE_UP_S = 1.5
+"""So long after what is surely its lease, a master that etcd does not answer gives up: another one may
+be master, and whoever asks this one would wait. An election among etcd's members takes less."""
 RESIGN_TIMEOUT_S = 1.0
 log = logging.getLogger(__name__)
 
@@ -70,13 +73,16 @@ class Mastership:
         self._moved = trio.Event()
 
     async def keep(self) -> None:
-        """Renew the lease until it is lost or the mastership ended otherwise."""
+        """Renew the lease until it is lost, or cannot be renewed, or the mastership ended otherwise."""
         while not self.ended:
             sent_s = self._clock_s()
             try:
                 left_s = await self._client.renew_lease(self._lease_id, timeout_s=LEASE_TTL_S / 2)
             except WormError as error:
                 log.debug("the mastership's lease was not renewed: %s", error.message)
+                if self._clock_s() > self._valid_until_s + GIVE_UP_S:
+                    self.end(f"its lease in etcd cannot be renewed: {error.message}")
+                    return
             else:
                 if left_s <= 0:
                     self.end("its lease in etcd has expired")
