@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -47,6 +49,65 @@ def test_unsaved_bytes_after_a_lost_lease(cluster: ClusterFactory, changed: bool
         assert (mount / "f").read_bytes()[:7] == expected
     (first / "after").write_bytes(b"the mount works again")
     assert (second / "after").read_bytes() == b"the mount works again"
+    one.fsck()
+
+
+# Changes names and files from four threads until told to stop; the first error ends it.
+BUSY = """
+import os, sys, threading
+folder = sys.argv[1]
+def work(number):
+    n = 0
+    while not os.path.exists(folder + "/stop"):
+        n += 1
+        name = f"{folder}/{number}-{n}"
+        with open(name + ".new", "xb") as file:
+            file.write(name.encode() * 500)
+        os.rename(name + ".new", name)
+        with open(name, "r+b") as file:
+            file.write(b"again")
+        if n % 2:
+            os.unlink(name)
+    print(number, n)
+def guarded(number):
+    try:
+        work(number)
+    except BaseException as error:
+        print("failed", repr(error), flush=True)
+        os._exit(1)
+threads = [threading.Thread(target=guarded, args=(number,)) for number in range(4)]
+[thread.start() for thread in threads]
+print("ready", flush=True)
+[thread.join() for thread in threads]
+"""
+
+
+def test_work_goes_on_after_a_silence_longer_than_the_lease(cluster: ClusterFactory) -> None:
+    """Nobody touched its files meanwhile: what was under way is done once, and nothing fails."""
+    one = cluster(nodes=1, disks=6, policy="4+2")
+    mount = one.mount("one")
+    worker = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(mount)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n"
+    pid = mount_pid(mount)
+    for _ in range(2):
+        time.sleep(1.0)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(LEASE_S + 2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    time.sleep(2.0)
+    (mount / "stop").touch()
+    out, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, out
+    for number, count in (map(int, line.split()) for line in out.splitlines()):
+        for n in range(2, count + 1, 2):
+            name = mount / f"{number}-{n}"
+            assert name.read_bytes() == b"again" + (str(name).encode() * 500)[5:]
+            assert not (mount / f"{number}-{n - 1}").exists()
     one.fsck()
 
 

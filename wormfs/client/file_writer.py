@@ -245,6 +245,8 @@ class FileWriter:
         request.caller.SetInParent()
         reply = await self._session.command(METADATA_COMMIT_WRITE, request)
         state.adopt_attributes(reply.message.attributes)
+        if state.lapsed_change:  # the change was ours: the leases were lost while it was under way
+            state.lapsed_change = reply.message.attributes.change
 
     def discard(self, state: InodeState, why: WormError) -> None:
         """Give up what could not be written, when its last handle is gone. Said in the log."""

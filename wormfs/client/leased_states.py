@@ -22,7 +22,7 @@ from wormfs.client.session import Session
 from wormfs.client.stripe_cache import StripeCache
 from wormfs.client.stripe_reader import StripeReader
 from wormfs.client.stripe_writer import StripeWriter
-from wormfs.core.errors import DataLossError, UnavailableError, WormError
+from wormfs.core.errors import DataLossError, StaleError, UnavailableError, WormError
 from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import CallReply
@@ -151,6 +151,13 @@ class LeasedStates:
         """Commit what is dirty; the lock is held."""
         if not state.has_dirty:
             return
+        try:
+            await self._flush_once(state)
+        except StaleError:  # the lease was lost on the way: had again, the file may still be as it was
+            state.write_lease = False
+            await self._flush_once(state)
+
+    async def _flush_once(self, state: InodeState) -> None:
         await self._ensure_write_lease(state)
         for index in list(state.dirty):
             await self._ensure_map(state, index)

@@ -2,8 +2,9 @@
 
 What is kept, and only here (never in the log; sessions themselves persist):
 
-- a *session* ends `lease_s` after its last renewal, or when it leaves a recall unanswered for
-  `recall_limit_s`;
+- a *session* loses its leases `lease_s` after its last renewal, or when it leaves a recall unanswered
+  for `recall_limit_s`: it has *lapsed* then, and may come back for `keep_s` more, to the files it has
+  open and to the answers it waits for, without leases;
 - *read leases*: the inodes whose attributes, entries or content a session may serve from a cache;
   they lapse by themselves (read_leases.py), so memory is bounded by what was told in a lease's time;
 - *write leases*: at most one session per inode may buffer changes of it;
@@ -51,6 +52,7 @@ class Session:
     writes: set[int] = field(default_factory=set)
     opens: dict[int, int] = field(default_factory=dict)
     recalls: dict[int, Recall] = field(default_factory=dict)
+    lapsed_s: float = math.inf  # when its leases were lost; inf while it has them
 
 
 class LeaseTable:
@@ -59,13 +61,15 @@ class LeaseTable:
     Its containers may be read by the caller; only methods change them.
     """
 
-    def __init__(self, *, lease_s: float, recall_limit_s: float) -> None:
+    def __init__(self, *, lease_s: float, recall_limit_s: float, keep_s: float = 60.0) -> None:
         self.lease_s = lease_s
         self.recall_limit_s = recall_limit_s
+        self.keep_s = keep_s
         self.sessions: dict[int, Session] = {}
         self.writers: dict[int, int] = {}  # inode -> session
         self.recalls: dict[int, Recall] = {}
         self.recalls_of: dict[int, set[int]] = {}  # inode -> unanswered recall ids
+        self.lapsed: set[int] = set()  # sessions that must resume before they are served
         self._grace: dict[int, float] = {}  # session known before a restart -> its caches end
         self._next_recall = 1
 
@@ -119,7 +123,12 @@ class LeaseTable:
         if session is None:
             return None
         session.expires_s = now_s + self.lease_s
-        claimed = set(writes)
+        # Others may have changed since what a lapsed session held: it claims nothing.
+        claimed = set() if number in self.lapsed else set(writes)
+        if number in self.lapsed:
+            self.lapsed.discard(number)
+            session.lapsed_s = math.inf
+            session.resumed = True
         for inode in session.writes - claimed:
             self._drop_write(session, inode)
         for recall in list(session.recalls.values()):
@@ -148,7 +157,7 @@ class LeaseTable:
         Read leases are left to lapse: it may have been told of the inode again since it forgot it.
         """
         session = self.sessions.get(number)
-        if session is None or not session.resumed:
+        if session is None or not session.resumed or number in self.lapsed:
             return False
         session.expires_s = now_s + self.lease_s
         for inode in forgotten:
@@ -160,28 +169,48 @@ class LeaseTable:
         """Forget a session and all it holds; answers its recalls, which are over now."""
         session = self.sessions.pop(number, None)
         self._grace.pop(number, None)
-        if session is None:
-            return ()
+        self.lapsed.discard(number)
+        return self._end_leases(session) if session is not None else ()
+
+    def lapse(self, number: int, now_s: float) -> tuple[Recall, ...]:
+        """A session loses its leases and keeps what it has open; answers its recalls, which are over."""
+        session = self.sessions[number]
+        self._grace.pop(number, None)
+        self.lapsed.add(number)
+        session.lapsed_s = now_s
+        return self._end_leases(session)
+
+    def _end_leases(self, session: Session) -> tuple[Recall, ...]:
         over = tuple(session.recalls.values())
         for recall in over:
             self._drop_recall(recall)
         for inode in session.writes:
             del self.writers[inode]
+        session.writes = set()
+        session.reads = ReadLeases()
         return over
 
     def expired(self, now_s: float) -> list[int]:
-        """Sessions whose lease has run out or that left a recall unanswered too long."""
+        """Sessions whose lease has run out or that left a recall unanswered too long: they lapse now."""
         return [
             session.number
             for session in self.sessions.values()
-            if session.expires_s <= now_s
-            or any(recall.limit_s <= now_s for recall in session.recalls.values())
+            if session.number not in self.lapsed
+            and (
+                session.expires_s <= now_s
+                or any(recall.limit_s <= now_s for recall in session.recalls.values())
+            )
         ]
+
+    def given_up(self, now_s: float) -> list[int]:
+        """Sessions that lapsed and did not come back: they end now."""
+        return [number for number in self.lapsed if self.sessions[number].lapsed_s + self.keep_s <= now_s]
 
     def prolong(self, pause_s: float) -> None:
         """The master itself stood still: nobody could renew, so nobody's time ran."""
         for session in self.sessions.values():
             session.expires_s += pause_s
+            session.lapsed_s += pause_s
 
     def age(self, now_s: float) -> None:
         """Drop read leases that have lapsed; to be called several times in a lease's length."""

@@ -227,7 +227,12 @@ class MasterService:
                 if self.leases.settle(now_s):
                     self._grace_moved()
                 for session in self.leases.expired(now_s):
-                    log.warning("session %d expired; its leases and unfinished writes are gone", session)
+                    log.warning("session %d is silent: its leases are gone", session)
+                    self.leases.lapse(session, now_s)
+                    self._wake()
+                    self._grace_moved()
+                for session in self.leases.given_up(now_s):
+                    log.warning("session %d expired; its unfinished writes are gone", session)
                     self._end_session(session)
 
     # Requests
@@ -239,7 +244,7 @@ class MasterService:
 
         async def handle(_: RequestContext, request: Any, __: DataBuffer | None) -> Any:
             session = request.caller.session_id
-            if session not in sessions or leases.in_grace:
+            if session not in sessions or leases.in_grace or leases.lapsed:
                 await self._admit(session)
             exclusive = rule.exclusive(request) if rule.exclusive is not None else 0
             if self._meets_leases(session, request, exclusive):
@@ -257,6 +262,12 @@ class MasterService:
             await self._grace_changed.wait()
         if session and session not in self.leases.sessions:
             raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
+        self._check_lapsed(session)
+
+    def _check_lapsed(self, session: int) -> None:
+        """Its owner may not know yet that the leases are gone: only once it resumed is it served."""
+        if session in self.leases.lapsed:
+            raise UnavailableError(f"session {session} was silent for too long: resume it")
 
     def _perform(self, rule: _Rule, session: int, request: Any, exclusive: int) -> tuple[Any, Iterable[int]]:
         """Step 3: everything that must happen without a switch. Returns reply and recalls owed."""
@@ -417,6 +428,7 @@ class MasterService:
     def _check_session(self, session: int) -> None:
         if session and session not in self.leases.sessions:
             raise SessionExpiredError(f"session {session} ended while its request waited: open a new one")
+        self._check_lapsed(session)
 
     # Requests with rules of their own
 

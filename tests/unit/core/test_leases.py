@@ -26,6 +26,28 @@ def test_a_session_ends_a_lease_after_its_last_renewal() -> None:
     assert table.expired(9.0) == [1]
 
 
+def test_a_lapsed_session_keeps_its_open_files_and_claims_nothing() -> None:
+    table = table_of(1, 2)
+    table.read(1, [7])
+    table.opened(1, 7)
+    assert table.grant_write(1, 7)
+    assert table.expired(6.0) == [1, 2]
+    table.lapse(1, 6.0)
+    assert table.expired(6.0) == [2]
+    assert not table.renew(1, 6.1)
+    assert table.is_open(7)
+    assert table.can_grant_write(2, 7)
+    assert table.given_up(65.9) == []
+    assert table.resume(1, 60.0, opens=[7], writes=[7]) == ()
+    assert table.given_up(70.0) == []
+    assert table.renew(1, 61.0)
+    table.lapse(1, 70.0)
+    assert table.given_up(130.0) == [1]
+    table.end_session(1)
+    assert not table.is_open(7)
+    assert table.lapsed == set()
+
+
 def test_a_write_lease_is_granted_only_after_readers_answered() -> None:
     table = table_of(1, 2)
     table.read(2, [10])
@@ -336,6 +358,9 @@ class Leases(RuleBasedStateMachine):
                 if self.until[session, inode] <= self.now and not self.is_open(session, inode):
                     del cache[inode]
         for session in self.table.expired(self.now):
+            self.table.lapse(session, self.now)
+            self.caches[session].clear()
+        for session in self.table.given_up(self.now):
             self.table.end_session(session)
             del self.caches[session]
 

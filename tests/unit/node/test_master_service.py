@@ -120,7 +120,45 @@ async def test_an_unreachable_session_holds_others_up_until_its_lease_ends(tmp_p
                 await one.getattr(inode)
                 nursery.cancel_scope.cancel()
         assert trio.current_time() - started_s < 2.0
-        assert [each.session_id for each in served.machine.sessions()] == [one.session]
+        assert served.master.leases.lapsed == {gone.session}
+
+
+async def test_a_session_that_was_silent_comes_back_for_its_answers(tmp_path: Path) -> None:
+    """Cut off for longer than its lease: what it had done is told when asked again, and done once."""
+    async with serving(tmp_path, lease_s=0.5, address="127.0.0.1:0") as served:
+        async with served.mount() as one:
+            inode = (await one.create(b"f")).attributes.inode
+            done = await one.commit(inode, b"hello")
+            with trio.fail_after(5):
+                while not served.master.leases.lapsed:
+                    await trio.sleep(0.05)
+            with pytest.raises(UnavailableError, match="resume it"):
+                await one.getattr(inode)
+            renewal = metadata_pb2.RenewSessionRequest(session_id=one.session)
+            assert not (await one.call(m.METADATA_RENEW_SESSION, renewal)).known
+            session = one.session
+            resumed = await one.open_session(session, open_inodes=[inode], write_leases=[inode])
+            assert resumed.resumed
+            assert not resumed.granted_write_leases
+            one.operation -= 1  # the same operation, sent again
+            assert await one.commit(inode, b"hello") == done
+            with pytest.raises(StaleError):
+                await one.commit(inode, b"a new one, without the lease")
+            one.operation = 0
+            assert (await one.create(b"f")).created
+        assert served.master.leases.is_open(inode)
+
+
+async def test_a_session_that_stays_away_ends(tmp_path: Path) -> None:
+    async with serving(tmp_path, lease_s=0.5, address="127.0.0.1:0") as served:
+        served.master.leases.keep_s = 0.5
+        async with served.mount() as gone:
+            inode = (await gone.create(b"f")).attributes.inode
+        with trio.fail_after(5):
+            while served.machine.sessions():
+                await trio.sleep(0.05)
+        assert not served.master.leases.is_open(inode)
+        assert not served.master.leases.lapsed
 
 
 async def test_a_session_ends_at_once_when_its_process_is_gone(tmp_path: Path) -> None:
