@@ -75,11 +75,15 @@ class SimClient:
         def answer(reply: Message | WormError) -> None:
             network.send(node.name, self.name, lambda: box.put(reply), what=f"answer to {what}")
 
-        def arrive() -> None:
-            if waiting or self._late_attempts:
-                node.receive(sent, answer)
+        def is_wanted() -> bool:
+            return waiting or self._late_attempts
 
-        network.send(self.name, node.name, arrive, what=what)
+        def arrive() -> None:
+            if is_wanted():
+                node.receive(sent, answer, is_wanted)
+
+        # Streams double nothing; an attempt may be doubled where it may come late, too.
+        network.send(self.name, node.name, arrive, what=what, repeatable=self._late_attempts)
         with trio.move_on_after(TRY_S):
             await box.arrived.wait()
         waiting = False

@@ -266,26 +266,28 @@ class SimNode:
     # --- answering ----------------------------------------------------------------------------
 
     def _perform(self, machine: Machine) -> Callable[..., Awaitable[Message]]:
-        async def perform(_: object, request: Any, __: object) -> Message:
+        async def perform(is_wanted: Callable[[], bool], request: Any, _: object) -> Message:
+            if not is_wanted():  # the client has cancelled it
+                raise UnavailableError("nobody waits for this any more")
             if isinstance(request, metadata_pb2.OpenSessionRequest):
                 return metadata_pb2.OpenSessionReply(session_id=machine.open_session(request.label))
             return machine.execute(request).reply
 
         return perform
 
-    def receive(self, request: Message, answer: Answer) -> None:
-        """A client's request is here; a dead process answers nothing."""
+    def receive(self, request: Message, answer: Answer, is_wanted: Callable[[], bool]) -> None:
+        """A client's request is here, to be done if it is still wanted; a dead process answers nothing."""
         if self.is_up:
             with owned_by(self.process):
-                self._nursery.start_soon(self._serve, request, answer)
+                self._nursery.start_soon(self._serve, request, answer, is_wanted)
 
-    async def _serve(self, request: Message, answer: Answer) -> None:
+    async def _serve(self, request: Message, answer: Answer, is_wanted: Callable[[], bool]) -> None:
         front, epoch = self._front, self.epoch
         if front is None:
             answer(NotMasterError(f"{self.name} is not the master"))
             return
         try:
-            reply = await front(None, request, None)
+            reply = await front(is_wanted, request, None)
         except UnavailableError as error:
             answer(error)
         except WormError as error:

@@ -57,9 +57,10 @@ class Size:
     operations: int = 16  # of a task
     length_s: float = 120.0  # simulated, until the last fault has begun
     late_attempts: bool = False
-    """Whether an attempt that its client has given up may still arrive at a node.
+    """Whether an attempt that its client has given up may still be done, and one may come twice.
 
-    Off: a command that was answered with an error, which nobody remembers, may then be done after all.
+    Off: two attempts of a command may be judged in either order then, and an error is not remembered: it
+    may be done after its client was told that it cannot be.
     """
     full_state: bool = False
     """Whether SQLite cannot commit on a full disk.
