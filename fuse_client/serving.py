@@ -78,7 +78,10 @@ async def serve_mount(settings: MountSettings, on_ready: Callable[[], None]) -> 
                 await _serve(settings.point, kernel, on_ready)
             finally:
                 stopping()
-                phase = f"not everything could be written back within {settings.stop_s:.0f} s"
+                phase = (
+                    f"the cluster did not confirm within {settings.stop_s:.0f} s that all is written: "
+                    "what was never fsynced may be lost"
+                )
                 scope.deadline = trio.current_time() + settings.stop_s
             await _write_back(filesystem)
     if scope.cancelled_caught:

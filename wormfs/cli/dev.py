@@ -149,7 +149,13 @@ def _check_same(folder: DevFolder, arguments: argparse.Namespace) -> None:
     """An existing cluster is started as it is; options that say otherwise are refused, not ignored."""
     nodes = folder.nodes()
     disks = len(list(nodes[0].folder.glob("disk-*"))) if nodes else 0
-    for name, given, have in (("--nodes", arguments.nodes, len(nodes)), ("--disks", arguments.disks, disks)):
+    policy = "+".join(map(str, arguments.policy)) if arguments.policy else None
+    for name, given, have in (
+        ("--nodes", arguments.nodes, len(nodes)),
+        ("--disks", arguments.disks, disks),
+        ("--policy", policy, folder.policy()),
+        ("--engine", arguments.engine, folder.engine()),
+    ):
         if name == "--disks" and given is not None and given > have:
             continue  # disk folders may have been lost; the configuration still names them
         if given is not None and given != have:

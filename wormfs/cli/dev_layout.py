@@ -153,9 +153,20 @@ class DevFolder:
         raise NotFoundError(f"{self.path} has no node {number}; it has 1 to {len(nodes)}")
 
     def engine(self) -> str:
-        """Where its metadata lives."""
-        config = yaml.safe_load(self.node(1).config.read_text(encoding="utf-8"))
-        return str(config["metadata"]["engine"])
+        """Where its metadata lives. Raises ConfigError when the first node's configuration was damaged."""
+        return str(self._made_with("metadata")["engine"])
+
+    def policy(self) -> str:
+        """The policy it was made with, as K+M. Raises ConfigError as engine()."""
+        policy = self._made_with("policy")
+        return f"{policy['k']}+{policy['m']}"
+
+    def _made_with(self, key: str) -> dict[str, object]:
+        file = self.node(1).config
+        try:
+            return dict(yaml.safe_load(file.read_text(encoding="utf-8"))[key])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read as a dev node's: {error}") from error
 
     def addresses(self) -> tuple[str, ...]:
         """Where clients reach it. Raises ConfigError when client.yaml was damaged."""

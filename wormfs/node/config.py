@@ -233,6 +233,10 @@ class NodeConfig:
                         f"metadata.folder {folder} and the disk {path} lie within each other; "
                         "etcd's member needs a folder of its own"
                     )
+        if (self.advertise or self.listen).rpartition(":")[0] in ("0.0.0.0", "[::]"):
+            raise ConfigError(
+                f"listen is {self.listen}: set `advertise` to the address others reach this node by"
+            )
         if self.listen.startswith("unix:") or self.grpc_listen.startswith("unix:"):
             raise ConfigError("listen and grpc_listen are host:port; a unix socket goes into unix_socket")
 

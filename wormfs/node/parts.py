@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 import trio
 
 from wormfs.client.peers import machine_id
-from wormfs.core.errors import ConfigError
 from wormfs.core.types import ChunkKey
 from wormfs.node.chunk_service import ChunkService
 from wormfs.node.config import NodeConfig
@@ -79,12 +78,7 @@ class NodeParts:
 
 
 def _advertised(config: NodeConfig) -> list[str]:
-    """The addresses others reach this node by. Raises ConfigError for a listen-on-all without a name."""
+    """The addresses others reach this node by."""
     tcp = config.advertise or config.listen
-    host = tcp.rpartition(":")[0]
-    if host in ("0.0.0.0", "[::]"):
-        raise ConfigError(
-            f"listen is {config.listen}: set `advertise` to the address others reach this node by"
-        )
     unix = [f"unix:{config.unix_socket.absolute()}"] if config.unix_socket else []
     return [*unix, tcp]

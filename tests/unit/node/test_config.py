@@ -71,6 +71,7 @@ def test_environment_and_flags_override(tmp_path: Path) -> None:
             "disks: /a\nmetadata: {engine: etcd, endpoints: a:1, managed: yes, member: a:1, folder: /a/e}\n",
             "node.yaml:1: metadata.folder /a/e and the disk /a lie within each other",
         ),
+        ("disks: a\nlisten: 0.0.0.0:7400\n", "node.yaml:1: listen is 0.0.0.0:7400: set `advertise`"),
         ("disks: a\nunix_socket: /" + "x" * 120, "node.yaml:1: unix_socket is longer than 107 bytes"),
     ],
 )
