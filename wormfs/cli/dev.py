@@ -149,15 +149,15 @@ def _check_same(folder: DevFolder, arguments: argparse.Namespace) -> None:
     """An existing cluster is started as it is; options that say otherwise are refused, not ignored."""
     nodes = folder.nodes()
     disks = len(list(nodes[0].folder.glob("disk-*"))) if nodes else 0
+    # Disk folders may have been lost; the configuration still names them.
+    wanted_disks = None if arguments.disks is not None and arguments.disks > disks else arguments.disks
     policy = "+".join(map(str, arguments.policy)) if arguments.policy else None
     for name, given, have in (
         ("--nodes", arguments.nodes, len(nodes)),
-        ("--disks", arguments.disks, disks),
+        ("--disks", wanted_disks, disks),
         ("--policy", policy, folder.policy()),
         ("--engine", arguments.engine, folder.engine()),
     ):
-        if name == "--disks" and given is not None and given > have:
-            continue  # disk folders may have been lost; the configuration still names them
         if given is not None and given != have:
             raise InvalidError(
                 f"{folder.path} has a cluster already, made with {name} {have}; leave {name} out"
