@@ -47,6 +47,7 @@ class Mastership:
     ) -> None:
         self.epoch = epoch
         self.ended = ""  # why it is over; empty while it may live
+        self._unheard = False  # it is over because etcd did not answer
         self._client = client
         self._lease_id = lease_id
         self._valid_until_s = valid_until_s
@@ -81,6 +82,7 @@ class Mastership:
             except WormError as error:
                 log.debug("the mastership's lease was not renewed: %s", error.message)
                 if self._clock_s() > self._valid_until_s + GIVE_UP_S:
+                    self._unheard = True
                     self.end(f"its lease in etcd cannot be renewed: {error.message}")
                     return
             else:
@@ -99,6 +101,8 @@ class Mastership:
     async def resign(self) -> None:
         """Give the lease back, so that another node need not wait for its end."""
         self.end("it resigns")
+        if self._unheard:
+            return  # the lease ends by itself, and whoever asks this node is to hear of it at once
         with trio.move_on_after(RESIGN_TIMEOUT_S, shield=True), suppress(WormError):
             await self._client.revoke_lease(self._lease_id)
 

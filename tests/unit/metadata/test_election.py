@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.etcd_members import EtcdMembers
-from wormfs.metadata.election import GIVE_UP_S, LEASE_TTL_S, Mastership, campaign
+from wormfs.metadata.election import GIVE_UP_S, LEASE_TTL_S, RESIGN_TIMEOUT_S, Mastership, campaign
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import EtcdOptions
@@ -47,6 +47,8 @@ async def test_a_master_gives_up_when_etcd_does_not_answer(
         with trio.fail_after(_WAIT_S):
             await mastership.keep()
         took_s = time.monotonic() - begun_s
+        with trio.fail_after(RESIGN_TIMEOUT_S / 2):
+            await mastership.resign()
     finally:
         members.mend()
     assert "cannot be renewed" in mastership.ended
