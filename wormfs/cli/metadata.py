@@ -1,16 +1,19 @@
-"""`wormfs metadata verify`: whether all replicas of the metadata have one state."""
+"""`wormfs metadata verify|migrate`: whether all replicas have one state; from one server's engine to etcd."""
 
 import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
 from wormfs.cli.connection import add_cluster_options, call_master, target_of, usable_addresses
 from wormfs.cli.output import print_json, table
 from wormfs.cli.parsing import Subparsers, command
-from wormfs.core.errors import StaleError, UnavailableError, WormError
+from wormfs.core.errors import ConfigError, StaleError, UnavailableError, WormError
+from wormfs.node.config import load_node_config
+from wormfs.node.migration import migrate_metadata
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import open_connection
 from wormfs.rpc.v1 import cluster_pb2, replication_pb2
@@ -35,7 +38,7 @@ class Verified:
 
 
 def add_parsers(subparsers: Subparsers) -> None:
-    """Add `metadata verify`."""
+    """Add `metadata verify|migrate`."""
     parser = subparsers.add_parser("metadata", help="the replicas of the metadata")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     verify = command(
@@ -47,6 +50,30 @@ def add_parsers(subparsers: Subparsers) -> None:
     )
     add_cluster_options(verify)
     verify.add_argument("--json", action="store_true", help="for programs")
+
+    migrate = command(
+        actions,
+        "migrate",
+        _migrate,
+        "let the metadata of an embedded cluster go on in etcd; on its first node, which is stopped",
+        examples=[
+            "systemctl stop wormfs-node",
+            "wormfs metadata migrate --node-config /etc/wormfs/node.yaml   # says engine: etcd now",
+            "systemctl start wormfs-node",
+        ],
+    )
+    migrate.add_argument(
+        "--node-config", type=Path, required=True, metavar="FILE", help="the node's configuration, for etcd"
+    )
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    config = load_node_config(arguments.node_config)
+    if config.metadata.engine != "etcd":
+        raise ConfigError(f"{arguments.node_config}: metadata.engine is not etcd: there is nowhere to go")
+    sequence = trio.run(migrate_metadata, config)
+    print(f"the metadata is in etcd, up to event {sequence}: start the node")
+    return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -162,7 +162,7 @@ def confirming(machine: Machine, handler: Any) -> Any:
         await machine.admit()
         try:
             reply = await handler(context, request, data)
-        except WormError:
+        except Exception:  # also what fails because the mastership ended under it: the caller asks the next
             await machine.confirm()
             raise
         await machine.confirm()

@@ -24,8 +24,9 @@ from wormfs.metadata.election import Mastership, campaign, current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import EtcdLog
 from wormfs.metadata.etcd_trim import LogTrimmer
-from wormfs.metadata.replica import Replica, TrimmedError
+from wormfs.metadata.replica import Replica, TrimmedError, read_floor
 from wormfs.metadata.replica_table import ReplicaTable
+from wormfs.node.config import NodeConfig
 from wormfs.node.etcd_member import EtcdMember
 from wormfs.node.follower import Follower
 from wormfs.node.followers import Followers
@@ -58,6 +59,7 @@ class ReplicaRole:
         self._keys = EtcdKeys(parts.config.cluster.name)
         self._seen: cluster_pb2.ClusterMap | None = None  # the newest map of another master
         self._membership: Membership | None = None
+        self._told_empty = False
         self._client: EtcdClient
         self._replica: Replica
         self._nursery: trio.Nursery
@@ -66,9 +68,12 @@ class ReplicaRole:
         """Serve until cancelled; started when the servers listen. Raises as run_node()."""
         parts = self._parts
         self._replica = await trio.to_thread.run_sync(Replica.open, [disk.path for disk in parts.disks])
-        member = _member(parts)
+        member = etcd_member(parts.config, has_run=self._replica.sequence > 0)
         try:
-            async with trio.open_nursery() as self._nursery, EtcdClient(self._options()) as self._client:
+            async with (
+                trio.open_nursery() as self._nursery,
+                EtcdClient(etcd_options(parts.config)) as self._client,
+            ):
                 if member is not None:
                     await self._nursery.start(member.run)
                 await self._nursery.start(self._replica.run)
@@ -83,17 +88,6 @@ class ReplicaRole:
                 self._replica.close()
                 if member is not None:
                     await member.stop()
-
-    def _options(self) -> EtcdOptions:
-        metadata = self._parts.config.metadata
-        return EtcdOptions(
-            endpoints=metadata.endpoints,
-            ca_file=metadata.ca_file,
-            cert_file=metadata.cert_file,
-            key_file=metadata.key_file,
-            user=metadata.user,
-            password=metadata.password(),
-        )
 
     async def _take_turns(self) -> NoReturn:
         silent = named = False
@@ -110,9 +104,9 @@ class ReplicaRole:
                     await self._campaign()
                 else:
                     await self._follow(leader, revision)
-            except UnavailableError as error:
+            except* UnavailableError as group:  # a role's nursery wraps what went wrong in it
                 if not silent:
-                    log.warning("etcd does not answer: %s", error.message)
+                    log.warning("etcd does not answer: %s", first_of(group))
                 silent = True
             await trio.sleep(PAUSE_S * random.random())
 
@@ -203,7 +197,12 @@ class ReplicaRole:
                 except (UnavailableError, StaleError) as error:
                     log.debug("the leader is not watched now: %s", error.message)
                     await trio.sleep(PAUSE_S)
-            now, revision = await current_leader(self._client, self._keys)
+            try:
+                now, revision = await current_leader(self._client, self._keys)
+            except UnavailableError as error:  # nobody else is elected meanwhile
+                log.info("etcd does not say who is master: %s", error.message)
+                await trio.sleep(PAUSE_S)
+                continue
             if now != leader:
                 return
 
@@ -217,6 +216,8 @@ class ReplicaRole:
             await self._rescue(error.floor, None)
             return
         self._check_cluster()
+        if not await self._may_begin():
+            return
         candidate = replication_pb2.LeaderRecord(
             name=parts.config.name, addresses=parts.info.addresses, machine_id=parts.info.machine_id
         )
@@ -232,6 +233,27 @@ class ReplicaRole:
             self._refuse("nobody yet")
             replica.follow()
 
+    async def _may_begin(self) -> bool:
+        """Whether an empty log in etcd is a new cluster's, not one whose metadata is elsewhere or lost."""
+        cluster = self._replica.cluster_id or next(
+            (disk.cluster_id for disk in self._parts.disks if disk.cluster_id), ""
+        )
+        floor = await read_floor(self._client, self._keys)
+        if floor > self._replica.sequence:
+            await self._rescue(floor, None)
+            return False
+        if not cluster or (await self._client.range(self._keys.head, keys_only=True)).kvs:
+            return True
+        if not self._told_empty:
+            log.error(
+                "etcd has no metadata of a cluster named %s, and this node belongs to cluster %s: move its "
+                "metadata there (wormfs metadata migrate), or bring etcd's data back",
+                self._keys.cluster_name,
+                cluster,
+            )
+        self._told_empty = True
+        return False
+
     async def _lead(self, mastership: Mastership) -> None:
         """Be master until deposed."""
         parts, replica = self._parts, self._replica
@@ -240,11 +262,15 @@ class ReplicaRole:
             await replica.catch_up(self._client, self._keys)
             found = (await self._client.range(self._keys.head)).kvs
             head = found[0].value if found else b""
-            last = replication_pb2.LogHead.FromString(head).sequence
-            if last != replica.sequence:
+            last = replication_pb2.LogHead.FromString(head)
+            if last.epoch > mastership.epoch:  # deposed before it began
+                mastership.end("another node has become master")
+                nursery.cancel_scope.cancel()
+                return
+            if last.sequence != replica.sequence:
                 raise DataLossError(
-                    f"the metadata log in etcd ends at {last}, this node's copy at {replica.sequence}: "
-                    "etcd has lost data, or was set up anew; see docs/operations.md"
+                    f"the metadata log in etcd ends at {last.sequence}, this node's copy at "
+                    f"{replica.sequence}: etcd has lost data, or was set up anew"
                 )
             entries = EtcdLog(replica.log, self._client, self._keys, mastership, head)
             table = ReplicaTable(trio.current_time)
@@ -290,9 +316,29 @@ class ReplicaRole:
                     log.debug("the master was not told of the stop: %s", error.message)
 
 
-def _member(parts: NodeParts) -> EtcdMember | None:
-    config = parts.config
+def first_of(group: BaseExceptionGroup[WormError]) -> str:
+    """The first error's message, however deep it is."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def etcd_options(config: NodeConfig) -> EtcdOptions:
+    """How the node reaches etcd. Raises ConfigError when its password cannot be read."""
+    metadata = config.metadata
+    return EtcdOptions(
+        endpoints=metadata.endpoints,
+        ca_file=metadata.ca_file,
+        cert_file=metadata.cert_file,
+        key_file=metadata.key_file,
+        user=metadata.user,
+        password=metadata.password(),
+    )
+
+
+def etcd_member(config: NodeConfig, *, has_run: bool) -> EtcdMember | None:
+    """The member that the node looks after, if it does. `has_run`: see EtcdMember."""
     if not config.metadata.managed:
         return None
-    has_run = any(disk.cluster_id for disk in parts.disks)
     return EtcdMember(config.metadata, cluster_name=config.cluster.name, has_run=has_run)
