@@ -13,8 +13,10 @@ invalidation is waited for without end.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -25,6 +27,8 @@ _log = logging.getLogger(__name__)
 _LOCKED_WAIT_S = 0.1
 _HELD_PAGES_WAIT_S = 0.005  # a request of ours locks them: it may end soon, or wait for this very recall
 _PAGES_WAIT_S = 2.0  # nothing of ours locks the pages: they may have to be written back first
+_BEGUN_WAIT_S = 0.005
+_BEGUN_LOOK_S = 0.0003  # about what a thread takes to be blocked on a page
 _THREADS = 64
 # An answer that made the kernel know an inode may still be on its way through the kernel.
 _UNKNOWN_RETRIES = 3
@@ -58,6 +62,36 @@ class MountKernelCache:
             if await self._wait(notify, _PAGES_WAIT_S, inode) is not False:
                 return
             await trio.sleep(_UNKNOWN_PAUSE_S)
+
+    async def invalidate_written(self, inode: int) -> None:
+        """As `invalidate_inode`, from within a WRITE of the inode: returns once it is done or surely begun.
+
+        The kernel throws away attributes it asked for before an invalidation began. One that begins
+        before the WRITE is answered spares who reads next; that it waits for the pages this
+        WRITE keeps locked does no harm.
+        """
+        notifier = self._notifier
+        if notifier is None or inode not in self._tables.lookups:
+            return
+        thread_ids: list[int] = []
+
+        def notify() -> bool:
+            thread_ids.append(threading.get_native_id())
+            return notifier.invalidate_inode(inode, data=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + _BEGUN_WAIT_S
+            nursery.start_soon(self._leave_when_blocked, thread_ids, nursery.cancel_scope)
+            try:
+                await trio.to_thread.run_sync(notify, abandon_on_cancel=True, limiter=self._threads)
+            except OSError:
+                _log.exception("the kernel refused an invalidation")
+            nursery.cancel_scope.cancel()
+
+    async def _leave_when_blocked(self, thread_ids: list[int], scope: trio.CancelScope) -> None:
+        while not (thread_ids and _is_blocked(thread_ids[0])):  # noqa: ASYNC110 - the kernel tells no event
+            await trio.sleep(_BEGUN_LOOK_S)
+        scope.cancel()
 
     async def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Drop a name of a directory."""
@@ -104,3 +138,12 @@ class MountKernelCache:
     async def _hurry_when_held(self, inode: int, scope: trio.CancelScope) -> None:
         await self._tables.pages.wait_held(inode)
         scope.deadline = min(scope.deadline, trio.current_time() + _HELD_PAGES_WAIT_S)
+
+
+def _is_blocked(thread_id: int) -> bool:
+    """Whether a thread of ours waits in the kernel for a lock of a page: state D, see proc(5)."""
+    try:
+        stat = Path(f"/proc/self/task/{thread_id}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] == b"D"

@@ -99,6 +99,56 @@ def test_appends_from_both_mounts_all_arrive(two: tuple[Path, Path]) -> None:
     assert sorted(lines) == [f"{mark}{number:05d}" for mark in "ab" for number in range(lines_each)]
 
 
+@pytest.mark.parametrize(("record_bytes", "records_each"), [(100, 200), (3_000, 200), (30_000, 100)])
+def test_one_append_of_any_length_stays_whole(
+    two: tuple[Path, Path], record_bytes: int, records_each: int
+) -> None:
+    """The kernel splits a write(2) at page borders; no other mount's record may come in between."""
+    name = f"records-{record_bytes}"
+    (two[0] / name).touch()
+
+    def append(mount: Path, mark: int) -> None:
+        fd = os.open(mount / name, os.O_WRONLY | os.O_APPEND)
+        for number in range(records_each):
+            body = bytes([mark + number % 2]) * (record_bytes - 1)
+            assert os.write(fd, body + b"\n") == record_bytes
+        os.close(fd)
+
+    threads = [
+        threading.Thread(target=append, args=(mount, mark)) for mount, mark in zip(two, b"ax", strict=True)
+    ]
+    begun_s = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    took_s = time.monotonic() - begun_s
+    for mount in two:
+        lines = (mount / name).read_bytes().split(b"\n")
+        assert lines.pop() == b""
+        torn = [line for line in lines if len(line) != record_bytes - 1 or len(set(line)) != 1]
+        assert (len(torn), len(lines)) == (0, 2 * records_each)
+        for own in (b"ab", b"xy"):  # each mount's records in its own order
+            marks = [line[0] for line in lines if line[0] in own]
+            assert marks == [own[number % 2] for number in range(records_each)]
+    assert took_s < 2 * records_each * 0.05  # waiting for what does not come would cost 0.1 s a record
+
+
+def test_a_read_after_an_append_of_ones_own_is_whole(two: tuple[Path, Path]) -> None:
+    for number in range(40):
+        name = f"own-{number}"
+        a = os.open(two[0] / name, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+        b = os.open(two[1] / name, os.O_RDWR | os.O_APPEND)
+        os.write(a, b"1" * 300)
+        os.write(b, b"2" * 5000)
+        os.write(a, b"3" * 5000)
+        got = os.pread(a, 20_000, 0)
+        os.close(a)
+        os.close(b)
+        assert (number, len(got)) == (number, 10_300)
+        assert got == b"1" * 300 + b"2" * 5000 + b"3" * 5000
+
+
 def test_appends_through_fresh_opens_all_arrive_soon(two: tuple[Path, Path]) -> None:
     opens_each = 100
 

@@ -51,9 +51,14 @@ class Handle:
 
 
 @asynccontextmanager
-async def locked_for_writing(state: InodeState) -> AsyncIterator[None]:
-    """Hold the state's lock in a block that may need the write lease."""
-    await state.lock_for_writing()
+async def locked_for_writing(
+    state: InodeState, handle: Handle | None = None, offset_bytes: int = 0
+) -> AsyncIterator[None]:
+    """Hold the state's lock in a block that may need the write lease.
+
+    `handle` and the kernel's `offset_bytes` of an append: as InodeState.lock_for_writing.
+    """
+    await state.lock_for_writing(handle, offset_bytes)
     try:
         yield
     finally:
@@ -66,6 +71,9 @@ class KernelCache(Protocol):
     async def invalidate_inode(self, inode: int, data: bool) -> None:
         """Drop attributes, and with `data` the pages, of an inode."""
 
+    async def invalidate_written(self, inode: int) -> None:
+        """The same for an inode a write of which waits for its answer: it need only begin."""
+
     async def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Drop a directory entry."""
 
@@ -74,6 +82,9 @@ class NoKernelCache:
     """For clients that no kernel caches for."""
 
     async def invalidate_inode(self, inode: int, data: bool) -> None:
+        """Nothing to drop."""
+
+    async def invalidate_written(self, inode: int) -> None:
         """Nothing to drop."""
 
     async def invalidate_entry(self, parent: int, name: bytes) -> None:

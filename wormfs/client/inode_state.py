@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from wormfs.client.append_rest import AppendRest
 from wormfs.client.pieces import DirtyStripe, Piece, lay_spans, overlay, total_bytes
 from wormfs.core.errors import WormError
 from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT
@@ -35,6 +36,7 @@ class InodeState:
     """See the module's invariants."""
 
     __slots__ = (
+        "append_rest",
         "attributes",
         "attributes_stale",
         "dirty",
@@ -80,6 +82,7 @@ class InodeState:
         self.giving_up: trio.Event | None = (
             None  # the write lease is given back, the master does not know yet
         )
+        self.append_rest = AppendRest()
         self.open_count = 0
         self.failure: WormError | None = None  # of the last flush
         self.failed_s = 0.0
@@ -184,11 +187,16 @@ class InodeState:
         if pieces:
             lay_spans(((p.start_bytes, memoryview(p.data)) for p in pieces), out, out_start_bytes)
 
-    async def lock_for_writing(self) -> None:
-        """Take `lock`, once no write lease is on its way back: one asked for now would be lost with it."""
+    async def lock_for_writing(self, handle: object = None, offset_bytes: int = 0) -> None:
+        """Take `lock`, once no write lease is on its way back: one asked for now would be lost with it.
+
+        Not so for the rest of an append (through `handle`, at the kernel's offset) the lease waits for.
+        """
         while True:
             await self.lock.acquire()
             if self.giving_up is None:
+                return
+            if handle is not None and self.append_rest.is_rest(handle, offset_bytes):
                 return
             self.lock.release()
             await self.giving_up.wait()

@@ -227,18 +227,28 @@ class LeasedStates:
     async def _give_up_write_lease(self, state: InodeState) -> None:
         """Commit under the lease's last moments. Until the master knows, none may be asked for anew."""
         async with state.lock:
-            if state.write_lease:
-                try:
-                    await self._writer.flush(state)
-                except WormError as error:
-                    log.error(
-                        "inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error
-                    )
-                    state.lapsed_change = state.attributes.change
-            state.write_lease = False
-            state.fresh = False
+            if not (state.write_lease and state.append_rest.expected):
+                await self._end_write_lease(state)
+                return
             if state.giving_up is None:
-                state.giving_up = trio.Event()
+                state.giving_up = trio.Event()  # only the rest of that append gets the lock from here on
+        await state.append_rest.wait_ended()
+        async with state.lock:
+            await self._end_write_lease(state)
+
+    async def _end_write_lease(self, state: InodeState) -> None:
+        """The lock is held."""
+        state.append_rest.end()
+        if state.write_lease:
+            try:
+                await self._writer.flush(state)
+            except WormError as error:
+                log.error("inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error)
+                state.lapsed_change = state.attributes.change
+        state.write_lease = False
+        state.fresh = False
+        if state.giving_up is None:
+            state.giving_up = trio.Event()
 
     def recall_ended(self, recall: metadata_pb2.Recall) -> None:
         """As SessionOwner."""

@@ -50,6 +50,7 @@ class OpenFiles(LeasedStates):
             return
         handle.open = False
         state = handle.state
+        state.append_rest.end(handle)
         if state.open_count == 1 and state.has_dirty:
             async with locked_for_writing(state):
                 try:
@@ -132,37 +133,58 @@ class OpenFiles(LeasedStates):
             raise TooLargeError(f"inode {handle.inode}: a write past the largest file size")
         if len(data) == 0:
             return 0
-        state = handle.state
-        async with locked_for_writing(state):
-            await self._ensure_write_lease(state)
-            if handle.flags & os.O_APPEND:
-                if state.size_bytes != offset_bytes:  # the kernel put the bytes elsewhere in its pages
-                    self._nursery.start_soon(self._kernel.invalidate_inode, state.inode, True)
-                offset_bytes = state.size_bytes
-            first = offset_bytes // state.stripe_size_bytes
-            last = (offset_bytes + len(data) - 1) // state.stripe_size_bytes
-            for index in {first, last}:
-                await self._ensure_map(state, index)
-            await self._writer.write(state, offset_bytes, data)
-            if handle.flags & (os.O_SYNC | os.O_DSYNC):
-                await self._flush(state)
-                await self._sync()
+        if handle.flags & os.O_APPEND:
+            await self._append(handle, offset_bytes, data)
+        else:
+            async with locked_for_writing(handle.state):
+                await self._ensure_write_lease(handle.state)
+                await self._take(handle, offset_bytes, data)
         self._writes += 1
         if self._writes % DIRTY_CHECK_EVERY_WRITES == 0:
-            await self._limit_dirty(state)
+            await self._limit_dirty(handle.state)
         return len(data)
+
+    async def _append(self, handle: Handle, kernel_offset_bytes: int, data: Buffer) -> None:
+        """Take bytes for the file's end, which the kernel may believe to be elsewhere."""
+        state = handle.state
+        async with locked_for_writing(state, handle, kernel_offset_bytes):
+            try:
+                await self._ensure_write_lease(state)
+                end_bytes = state.size_bytes
+                await self._take(handle, end_bytes, data)
+                if end_bytes != kernel_offset_bytes:
+                    # The kernel put the bytes elsewhere in its pages. Told before the answer, for it throws
+                    # away attributes asked for before an invalidation: a read would end at the old size.
+                    await self._kernel.invalidate_written(state.inode)
+            except BaseException:
+                state.append_rest.end(handle)
+                raise
+            state.append_rest.taken(handle, kernel_offset_bytes, len(data))
+
+    async def _take(self, handle: Handle, offset_bytes: int, data: Buffer) -> None:
+        """Take bytes; the lock and the write lease are held."""
+        state = handle.state
+        first = offset_bytes // state.stripe_size_bytes
+        last = (offset_bytes + len(data) - 1) // state.stripe_size_bytes
+        for index in {first, last}:
+            await self._ensure_map(state, index)
+        await self._writer.write(state, offset_bytes, data)
+        if handle.flags & (os.O_SYNC | os.O_DSYNC):
+            await self._flush(state)
+            await self._sync()
 
     async def _limit_dirty(self, writing: InodeState) -> None:
         if self._writer.dirty_bytes() <= self._options.dirty_bytes:
             return
         oldest = self._writer.oldest_dirty(writing)
-        if oldest is not None:
+        if oldest is not None and oldest.giving_up is None:  # else it is about to be written back anyway
             async with locked_for_writing(oldest):
                 await self._flush(oldest)
 
     async def flush(self, handle: Handle) -> None:
         """Commit what was written: every other mount sees it afterwards."""
         state = handle.state
+        state.append_rest.end(handle)
         failure = state.failure
         lately = trio.current_time() - state.failed_s < self._options.suspect_s
         if failure is not None and state.has_dirty and lately:
@@ -183,6 +205,7 @@ class OpenFiles(LeasedStates):
 
     async def fsync(self, handle: Handle, data_only: bool = False) -> None:
         """Make what was written durable; an error means it is not, and the bytes are kept to try again."""
+        handle.state.append_rest.end(handle)
         await self._commit_dirty(handle.state)
         await self._sync()
 
