@@ -153,7 +153,7 @@ def test_every_node_restarted_in_turn(
     took_s = []
     with work() as done:
         for _ in range(rounds(1, 5)):
-            for node in net.nodes:
+            for node in net.nodes if rounds(0, 1) else list(net.nodes)[:2]:
                 next_write_s(net)
                 net.stop(node)
                 took_s.append(next_write_s(net))

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -48,9 +49,13 @@ def verified(cluster: Cluster) -> bool:
     return run("metadata", "verify", "--cluster", cluster.addresses).returncode == 0
 
 
-def whole(cluster: Cluster) -> bool:
+def all_hold(cluster: Cluster) -> bool:
     found = status(cluster)
-    return bool(found["replicas_holding"] == len(found["replicas"]) and found["health"] == "healthy")
+    return bool(found["replicas_holding"] == len(found["replicas"]))
+
+
+def whole(cluster: Cluster) -> bool:
+    return all_hold(cluster) and bool(status(cluster)["health"] == "healthy")
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_replicas_that_were_away_too_long_take_a_snapshot(six: Cluster) -> None:
     names = {f"node-{away}", f"node-{emptied}"}
     for node in (away, emptied):
         six.start(node)
-    wait_until(lambda: whole(six), "every replica holds the log", timeout_s=60)
+    wait_until(lambda: all_hold(six), "every replica holds the log", timeout_s=60)
     for name in names:
         text = (six.folder / name / "log").read_text(encoding="utf-8")
         assert "begins anew with the snapshot of" in text
@@ -88,7 +93,12 @@ def test_replicas_that_were_away_too_long_take_a_snapshot(six: Cluster) -> None:
     assert (mount / f"b{FILES - 1}").read_bytes() == data
 
 
-def test_status_says_when_too_few_replicas_hold_the_log(cluster: ClusterFactory) -> None:
+@pytest.mark.long
+def test_status_says_when_too_few_replicas_hold_the_log(
+    cluster: ClusterFactory, rounds: Callable[[int, int], int]
+) -> None:
+    if not rounds(0, 1):
+        pytest.skip("a long one")
     three = cluster(nodes=3, policy="2+1", engine="etcd")
     mount = three.mount()
     wait_until(lambda: whole(three), "three replicas hold the log")
@@ -117,7 +127,10 @@ def test_status_says_when_too_few_replicas_hold_the_log(cluster: ClusterFactory)
     assert verified(three)
 
 
-def test_replicas_are_equal_after_kills_under_load(six: Cluster) -> None:
+@pytest.mark.long
+def test_replicas_are_equal_after_kills_under_load(six: Cluster, rounds: Callable[[int, int], int]) -> None:
+    if not rounds(0, 1):
+        pytest.skip("a long one")
     mount = six.mount()
     workers = [start_worker(mount, seed) for seed in (1, 2)]
     random = Random(7)
