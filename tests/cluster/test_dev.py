@@ -41,12 +41,12 @@ def test_up_makes_the_layout_and_serves(cluster: ClusterFactory) -> None:
     assert _online(made) == ["node-1", "node-2"]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--nodes", "3"), ("--policy", "2+2"), ("--engine", "etcd")])
-def test_up_refuses_what_the_cluster_there_is_not(cluster: ClusterFactory, option: str, value: str) -> None:
+def test_up_refuses_what_the_cluster_there_is_not(cluster: ClusterFactory) -> None:
     made = cluster(nodes=1, disks=3, policy="2+1")
-    done = run("dev", "up", "--dir", made.folder, option, value)
-    assert done.returncode != 0
-    assert f"made with {option}" in done.stderr
+    for option, value in (("--nodes", "3"), ("--policy", "2+2"), ("--engine", "etcd")):
+        done = run("dev", "up", "--dir", made.folder, option, value)
+        assert done.returncode != 0
+        assert f"made with {option}" in done.stderr
     assert run("dev", "up", "--dir", made.folder, "--policy", "2+1", "--engine", "embedded").returncode == 0
 
 

@@ -88,7 +88,7 @@ def fsck(net: NetCluster) -> None:
 def test_another_node_becomes_master_when_it_is_cut_off(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int], fault: str
 ) -> None:
-    if fault == "in" and not rounds(0, 1):
+    if fault != "all" and not rounds(0, 1):
         pytest.skip("a long one")
     ways: dict[str, Way] = {"in": "in", "out": "out"}
     took_s = []
@@ -153,7 +153,7 @@ def test_every_node_restarted_in_turn(
     took_s = []
     with work() as done:
         for _ in range(rounds(1, 5)):
-            for node in net.nodes if rounds(0, 1) else list(net.nodes)[:2]:
+            for node in net.nodes if rounds(0, 1) else list(net.nodes)[:1]:
                 next_write_s(net)
                 net.stop(node)
                 took_s.append(next_write_s(net))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -82,7 +83,10 @@ print("ready", flush=True)
 """
 
 
-def test_work_goes_on_after_a_silence_longer_than_the_lease(cluster: ClusterFactory) -> None:
+@pytest.mark.long
+def test_work_goes_on_after_a_silence_longer_than_the_lease(
+    cluster: ClusterFactory, rounds: Callable[[int, int], int]
+) -> None:
     """Nobody touched its files meanwhile: what was under way is done once, and nothing fails."""
     one = cluster(nodes=1, disks=6, policy="4+2")
     mount = one.mount("one")
@@ -92,7 +96,7 @@ def test_work_goes_on_after_a_silence_longer_than_the_lease(cluster: ClusterFact
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n"
     pid = mount_pid(mount)
-    for _ in range(2):
+    for _ in range(rounds(1, 4)):
         time.sleep(1.0)
         os.kill(pid, signal.SIGSTOP)
         try:

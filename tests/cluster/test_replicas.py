@@ -63,8 +63,13 @@ def six(cluster: ClusterFactory) -> Cluster:
     return cluster(engine="etcd")
 
 
-def test_replicas_that_were_away_too_long_take_a_snapshot(six: Cluster) -> None:
+@pytest.mark.long
+def test_replicas_that_were_away_too_long_take_a_snapshot(
+    six: Cluster, rounds: Callable[[int, int], int]
+) -> None:
     """One was down while the log was trimmed, another one lost its disk besides."""
+    if not rounds(0, 1):
+        pytest.skip("a long one")
     mount = six.mount()
     fill(mount, "a")
     away, emptied = [node for node in (4, 5, 6) if node != six.master()][:2]
