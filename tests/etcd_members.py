@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -114,8 +115,11 @@ class EtcdMembers:
             )
 
     def pause(self, index: int) -> None:
-        """SIGSTOP: its connections stay, and nobody answers."""
-        self._process(index).send_signal(signal.SIGSTOP)
+        """SIGSTOP: its connections stay, and nobody answers once this has returned."""
+        process = self._process(index)
+        process.send_signal(signal.SIGSTOP)
+        # A thread of it may run on for a moment, and answer: wait until all have stopped.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self, index: int) -> None:
         """SIGCONT."""

