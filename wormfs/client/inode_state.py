@@ -48,6 +48,7 @@ class InodeState:
         "inode",
         "lapsed_change",
         "lock",
+        "lost",
         "map_version",
         "mtime_ns",
         "open_count",
@@ -73,6 +74,7 @@ class InodeState:
         self.extents: dict[int, list[Piece]] = {}
         self.pages: set[int] = set()  # map pages present, FILE_MAP_PAGE_DEFAULT stripes each
         self.write_lease = False
+        self.lost = False  # changes answered were lost, and nobody was told yet
         self.dirty: dict[int, DirtyStripe] = {}
         self.storing: dict[int, Storing] = {}
         self.version = 0

@@ -63,6 +63,7 @@ class LeasedStates:
         self._closed: list[int] = []
         self._closing = trio.Event()
         self._writes = 0
+        self._lost = False  # changes answered were lost, and no sync of all files has told yet
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
         self._recalls_ended = 0
@@ -271,6 +272,14 @@ class LeasedStates:
 
     def on_lapse(self) -> None:
         """As SessionOwner: no lease can be trusted; pages of open files must be read again."""
+        self._distrust(frozenset())
+
+    def on_lost(self) -> None:
+        """As SessionOwner."""
+        self._lost = True
+        self._page_changes.clear()
+        for state in self._states.values():
+            state.lost = True
         self._distrust(frozenset())
 
     def on_resumed(self, write_leases: frozenset[int]) -> None:

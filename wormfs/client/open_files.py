@@ -19,6 +19,7 @@ from wormfs.rpc.v1 import metadata_pb2
 log = logging.getLogger(__name__)
 
 DIRTY_CHECK_EVERY_WRITES = 32
+_LOST = "changes that a failed master had answered are lost; the log says how many"
 READ_TRIES = 4
 """A read of stripes that others, repair among them, keep replacing starts anew so often."""
 
@@ -208,6 +209,9 @@ class OpenFiles(LeasedStates):
         handle.state.append_rest.end(handle)
         await self._commit_dirty(handle.state)
         await self._sync()
+        if handle.state.lost:
+            handle.state.lost = False
+            raise DataLossError(f"inode {handle.state.inode}: {_LOST}")
 
     async def sync(self) -> None:
         """Make everything written and answered so far durable."""
@@ -216,6 +220,9 @@ class OpenFiles(LeasedStates):
                 async with locked_for_writing(state):
                     await self._flush(state)
         await self._sync()
+        if self._lost:
+            self._lost = False
+            raise DataLossError(_LOST)
 
     async def _sync(self) -> None:
         request = metadata_pb2.SyncRequest(session_id=self.session.session_id)

@@ -17,6 +17,9 @@ class ClientOptions:
     """Once k+1 chunks of a stripe are durable, the others have this long before it is placed anew."""
     hedge_s: float = 0.3
     """A read still waiting for a chunk after this fetches parity as well."""
+    early_answers: bool = True
+    """Take answers before the log has them on several servers, and keep them for the next master: a change
+    that was not synced is lost only if the master and this client fail together."""
     connect_s: float = 2.0
     suspect_s: float = 5.0
     """A node that failed is asked last for this long."""

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import trio
 from google.protobuf.message import Message
 
+from wormfs.client.kept_entries import KeptEntries
 from wormfs.client.options import ClientOptions
 from wormfs.client.peers import PeerTable
 from wormfs.core.errors import (
@@ -66,6 +67,9 @@ class SessionOwner(Protocol):
     def on_lapse(self) -> None:
         """The leases may have run out unseen: nothing cached may be served any more."""
 
+    def on_lost(self) -> None:
+        """Changes answered early are lost: what is cached tells of them, and the next sync must fail."""
+
     def on_resumed(self, write_leases: frozenset[int]) -> None:
         """Connected again; the master may have restarted: only these write leases are sure."""
 
@@ -107,6 +111,7 @@ class Session:
         self._linking = trio.Lock()
         self._operation = 0
         self._outstanding: dict[int, None] = {}
+        self._kept = KeptEntries()
         self.cluster_id = ""
 
     @property
@@ -195,6 +200,7 @@ class Session:
     def _unlink(self, link: _Link | None) -> None:
         if link is not None and self._link is link:
             self._link = None
+            link.connection.on_push = None  # what the next master was told is final
             link.connection.close()
 
     async def _relink(self, deadline_s: float) -> _Link:
@@ -236,9 +242,18 @@ class Session:
             open_inodes=self._owner.open_inodes(),
             write_leases=self._owner.write_leases(),
             cached_ms=int(max(0.0, self._handed_until_s - trio.current_time()) * 1000) + 1,
+            keeps_entries=self._options.early_answers,
+            kept_entries=self._kept.all(),
         )
         sent_s = trio.current_time()
         reply = (await connection.call(METADATA_OPEN_SESSION, request, timeout_s=TRY_S)).message
+        if reply.entries_lost:
+            log.error(
+                "%d changes answered by a master that failed are lost: others had been served without them",
+                len(self._kept),
+            )
+            self._owner.on_lost()
+        self._kept.clear()
         kept = bool(self._session_id) and reply.resumed and reply.session_id == self._session_id
         if kept:
             self._owner.on_resumed(frozenset(reply.granted_write_leases))
@@ -261,7 +276,10 @@ class Session:
     # --- leases --------------------------------------------------------------------------
 
     def _on_push(self, message: Message) -> None:
-        if isinstance(message, metadata_pb2.Recall):
+        if isinstance(message, metadata_pb2.KeepEntries):
+            self._kept.settle(message.settled_sequence)
+            self._kept.keep(message.first_sequence, message.entries)
+        elif isinstance(message, metadata_pb2.Recall):
             self._owner.on_recall(message)
             self._nursery.start_soon(self._answer_recall, message)
 
@@ -306,6 +324,7 @@ class Session:
             raise
         if reply.message.known:
             self._extend_lease(sent_s)
+            self._kept.settle(reply.message.settled_sequence)
         else:
             self._unlink(link)
 

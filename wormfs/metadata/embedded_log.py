@@ -235,7 +235,7 @@ class EmbeddedLog:
         """All of them: what was appended is in the kernel's hands."""
         return self.last_sequence
 
-    def append(self, sequence: int, payload: bytes) -> None:
+    def append(self, sequence: int, payload: bytes, session: int = 0) -> None:
         """Append the next entry to every copy."""
         if sequence != self.last_sequence + 1:
             raise InvalidError(f"entry {sequence} cannot follow {self.last_sequence}")
@@ -364,6 +364,14 @@ class EmbeddedLog:
 
     async def confirm(self) -> None:
         """Nothing to wait for: what was appended is in the kernel's hands."""
+
+    def answers_early(self, session: int) -> bool:
+        """Nothing is ever unsettled."""
+        return True
+
+    def unsettled(self, after: int) -> Sequence[LogRecord]:
+        """None."""
+        return ()
 
     @asynccontextmanager
     async def settled(self) -> AsyncIterator[None]:

@@ -3,9 +3,14 @@
 An entry counts when etcd has it. `append` only puts it into the next group; one transaction at a
 time carries all that came meanwhile. What etcd has goes to the node's own copy of the log (an
 EmbeddedLog), which is what restarts, snapshots and reads of old entries use.
+
+Early answers (docs/many-servers.md): while all entries on their way are operations of one session,
+that session may be answered before etcd has them; it keeps them for the next master. So the entries
+that were answered early are always the first ones on their way, without a gap, and of one session.
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -26,6 +31,12 @@ BATCH_MAX_BYTES = 1 << 20
 RETRY_S = 0.1
 APPEND_TIMEOUT_S = 1.0
 """One try. What a member had passed on to a leader that died is never answered; it is sent again."""
+LINGER_S = 0.005
+"""Entries nobody waits for are carried together after this long: each transaction costs every server."""
+EARLY_MAX_S = 0.25
+EARLY_MAX_ENTRIES = 512
+EARLY_MAX_BYTES = 512 << 10
+"""With older, more or longer entries on their way to etcd, answers wait: little hangs on a client's life."""
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +58,12 @@ class EtcdLog:
         self._mastership = mastership
         self._head = head
         self._pending: list[LogRecord] = []  # appended, not known to be in etcd; the first are on their way
+        self._sessions: list[int] = []  # of each pending entry
+        self._pending_of: Counter[int] = Counter()  # how many of each session; 0: nobody's operations
+        self._pending_bytes = 0
+        self._pending_since_s = 0.0  # no entry in `_pending` is older
+        self._waiting = 0  # tasks that wait for entries to be in etcd
+        self._wanted = trio.Event()
         self._committed = local.last_sequence
         self._appended = trio.Event()
         self._moved = trio.Event()
@@ -71,7 +88,7 @@ class EtcdLog:
         """Entries up to this one cannot be taken back."""
         return self._committed
 
-    def append(self, sequence: int, payload: bytes) -> None:
+    def append(self, sequence: int, payload: bytes, session: int = 0) -> None:
         """Order the next entry. Raises NotMasterError, TooLargeError with nothing appended."""
         if self._mastership.ended:
             raise self._not_master()
@@ -81,8 +98,13 @@ class EtcdLog:
             raise TooLargeError(
                 f"a metadata change of {len(payload)} bytes; the log in etcd takes {ENTRY_MAX_BYTES}"
             )
+        if not self._pending:
+            self._pending_since_s = trio.current_time()
+            self._appended.set()
         self._pending.append(LogRecord(sequence, payload))
-        self._appended.set()
+        self._sessions.append(session)
+        self._pending_of[session] += 1
+        self._pending_bytes += len(payload)
 
     def _not_master(self) -> NotMasterError:
         return NotMasterError(f"this node is not the metadata master any more: {self._mastership.ended}")
@@ -103,10 +125,15 @@ class EtcdLog:
 
     async def wait_durable(self, sequence: int) -> None:
         """Return when entries up to `sequence` are in etcd. NotMasterError: they may be, or not."""
-        while self._committed < sequence:
-            if self._mastership.ended:
-                raise self._not_master()
-            await self._moved.wait()
+        self._waiting += 1
+        self._wanted.set()
+        try:
+            while self._committed < sequence:
+                if self._mastership.ended:
+                    raise self._not_master()
+                await self._moved.wait()
+        finally:
+            self._waiting -= 1
 
     # --- answering ----------------------------------------------------------------------------
 
@@ -125,6 +152,22 @@ class EtcdLog:
             if self._mastership.ended:
                 raise self._not_master()
             await self._mastership.moved()
+
+    def answers_early(self, session: int) -> bool:
+        """Whether what was seen so far may be told to a session that keeps the `unsettled` entries."""
+        if not self._mastership.is_sure():
+            return False
+        return not self._pending or (
+            session > 0
+            and self._pending_of[session] == len(self._pending) <= EARLY_MAX_ENTRIES
+            and self._pending_bytes <= EARLY_MAX_BYTES
+            and trio.current_time() - self._pending_since_s <= EARLY_MAX_S
+        )
+
+    def unsettled(self, after: int) -> Sequence[LogRecord]:
+        """Entries behind `after` that etcd may not have, in order."""
+        skipped = max(0, after - self._committed)
+        return self._pending[skipped:] if skipped else list(self._pending)
 
     @asynccontextmanager
     async def settled(self) -> AsyncIterator[None]:
@@ -148,6 +191,7 @@ class EtcdLog:
             nursery.start_soon(self._wake_at_end)
             while not self._mastership.ended:
                 if self._pending:
+                    await self._linger()
                     await self._commit(self._next_batch())
                 else:
                     self._appended = trio.Event()
@@ -159,6 +203,13 @@ class EtcdLog:
             await self._mastership.moved()
         self._appended.set()
         self._notify()
+
+    async def _linger(self) -> None:
+        """Let more entries come while nobody waits for these."""
+        if not self._waiting:
+            self._wanted = trio.Event()
+            with trio.move_on_after(LINGER_S):
+                await self._wanted.wait()
 
     def _next_batch(self) -> list[LogRecord]:
         size_bytes = 0
@@ -181,6 +232,7 @@ class EtcdLog:
         compares = [compare_value(self._keys.epoch, epoch), same_head]
         changes = [put(self._keys.batch(last), value.SerializeToString()), put(self._keys.head, head)]
         silent = False
+        sent_s = trio.current_time()
         while not self._mastership.ended:
             try:
                 answer = await self._client.txn(
@@ -198,12 +250,13 @@ class EtcdLog:
                 return
             found = [kv.value for each in answer.ranges for kv in each.kvs]
             if answer.succeeded or found == [head]:
-                self._done(batch, head)
+                self._done(batch, head, sent_s)
             else:
                 self._mastership.end("another node has become master")
             return
 
-    def _done(self, batch: list[LogRecord], head: bytes) -> None:
+    def _done(self, batch: list[LogRecord], head: bytes, sent_s: float) -> None:
+        """`sent_s`: when the batch was cut off; what is left came later."""
         self._head = head
         self.batch_count += 1
         try:
@@ -213,7 +266,12 @@ class EtcdLog:
             # They are in etcd and will be followed from there; this node cannot lead without its copy.
             self._mastership.end(f"its own copy of the log fails: {error.message}")
         self._committed = self._local.last_sequence
-        del self._pending[: len(batch)]
+        count = len(batch)
+        self._pending_of.subtract(self._sessions[:count])
+        self._pending_of = +self._pending_of
+        self._pending_bytes -= sum(len(record.payload) for record in batch)
+        self._pending_since_s = sent_s
+        del self._pending[:count], self._sessions[:count]
         self._notify()
         for listener in self.listeners:
             listener(batch)

@@ -1,6 +1,6 @@
 """The port of the metadata log: what an engine (embedded, etcd) offers the machine."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -27,8 +27,10 @@ class EventLog(Protocol):
     def settled_sequence(self) -> int:
         """Entries up to this one are not taken back by a crash of this process."""
 
-    def append(self, sequence: int, payload: bytes) -> None:
+    def append(self, sequence: int, payload: bytes, session: int = 0) -> None:
         """Append the next entry. What is told of it waits for `confirm`.
+
+        `session`: whose numbered operation it is; 0 for anything else.
 
         Raises NoSpaceError, TooLargeError or UnavailableError with nothing appended.
         """
@@ -53,6 +55,12 @@ class EventLog(Protocol):
 
         Raises NotMasterError when this log's node is the master no more.
         """
+
+    def answers_early(self, session: int) -> bool:
+        """Whether what was seen so far may be told to a session that keeps `unsettled` entries."""
+
+    def unsettled(self, after: int) -> Sequence[LogRecord]:
+        """Entries behind `after` that a crash of this process may take back, in order."""
 
     def settled(self) -> AbstractAsyncContextManager[None]:
         """A moment at which nothing appended can be taken back; its body must not switch."""

@@ -9,11 +9,12 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from wormfs.core import events as ev
 from wormfs.core.apply import apply
@@ -25,6 +26,7 @@ from wormfs.core.errors import (
     NotFoundError,
     SessionExpiredError,
 )
+from wormfs.core.ordering import Place, is_independent, may_follow, next_tail
 from wormfs.core.records import Counts, FileStripe, GarbageChunk, Session, Stripe
 from wormfs.core.state import At, Decision, Touch
 from wormfs.core.types import Policy
@@ -44,6 +46,8 @@ from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import EventLog, LogRecord
 from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
+from wormfs.metadata.sqlite_state import SqliteState
+from wormfs.metadata.state_files import apply_entry, place_of
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
 
 COMMIT_ENTRIES = 2_000
@@ -73,6 +77,9 @@ class Machine:
         self._log = log
         self._clock = clock
         self._uncommitted = 0
+        self._first_served = (
+            0  # the first entry of this mastership that is not independent, see core.ordering
+        )
         self.epoch = 0
 
     @classmethod
@@ -427,6 +434,19 @@ class Machine:
         """
         await self._log.confirm()
 
+    def answers_early(self, session_id: int) -> bool:
+        """Whether what was seen so far may be told to a session that keeps the `unsettled` entries."""
+        return 0 < self._first_served <= self._log.settled_sequence and self._log.answers_early(session_id)
+
+    def unsettled(self, after: int) -> Sequence[LogRecord]:
+        """Entries behind `after` that this mastership may lose, in order."""
+        return self._log.unsettled(after)
+
+    @property
+    def settled_sequence(self) -> int:
+        """Entries up to this one are not lost with the master."""
+        return self._log.settled_sequence
+
     def watch(self, after: int) -> AsyncGenerator[LogRecord, None]:
         """Log entries behind `after`, for ever."""
         return self._log.watch(after)
@@ -464,6 +484,44 @@ class Machine:
             self._append(decision, At(self.sequence + 1, self._clock()), None, None)
         return self.sequence
 
+    def adopt(self, session_id: int, kept: Sequence[bytes]) -> bool:
+        """Order anew what a session kept of a mastership before; to be called before anybody is served.
+
+        Entries that the log has are passed over. False: some can no longer be ordered, and are lost.
+        Raises InvalidError for what are no entries of this session.
+        """
+        for payload in kept:
+            entry = self._kept_entry(session_id, payload)
+            if self._is_done(session_id, entry.operation.operation):
+                continue
+            place = place_of(entry)
+            if not may_follow(self._keeper.state.tail, place):
+                return False
+            entry.origin.epoch, entry.origin.sequence = place
+            entry.sequence = self.sequence + 1
+            entry.epoch = self.epoch
+            self._log.append(entry.sequence, entry.SerializeToString(), session_id)
+            self._applying(partial(_apply_entry, entry), entry.sequence)
+        return True
+
+    def has_kept(self, session_id: int, kept: Sequence[bytes]) -> bool:
+        """Whether all a session kept is in the log. Raises InvalidError as `adopt`."""
+        entries = [self._kept_entry(session_id, payload) for payload in kept]
+        return all(self._is_done(session_id, entry.operation.operation) for entry in entries)
+
+    def _kept_entry(self, session_id: int, payload: bytes) -> event_pb2.LogEntry:
+        try:
+            entry = event_pb2.LogEntry.FromString(payload)
+        except DecodeError as error:
+            raise InvalidError(f"session {session_id} kept what is no log entry") from error
+        if entry.operation.session_id != session_id or not entry.operation.operation:
+            raise InvalidError(f"session {session_id} kept an entry that is not its own")
+        return entry
+
+    def _is_done(self, session_id: int, operation: int) -> bool:
+        state = self._keeper.state
+        return operation <= state.acknowledged(session_id) or state.reply(session_id, operation) is not None
+
     def _append(
         self, decision: Decision, at: At, caller: types_pb2.Caller | None, reply: Message | None
     ) -> None:
@@ -481,20 +539,36 @@ class Machine:
             entry.operation.operation = caller.operation
             entry.operation.acknowledged = caller.acknowledged
             entry.operation.reply = packed
-        self._log.append(at.sequence, entry.SerializeToString())
-        state = self._keeper.state
-        try:
+        session = entry.operation.session_id
+        self._log.append(at.sequence, entry.SerializeToString(), session)
+        if not self._first_served and (caller is not None or not is_independent(decision.events)):
+            self._first_served = at.sequence
+
+        def change(state: SqliteState) -> None:
             state.begin()
             for event in decision.events:
                 content = isinstance(event, ev.FileWritten | ev.FileTruncated)
                 apply(state, event, at, decision.change if content else None)
             if remember and caller is not None:
                 state.put_reply(caller.session_id, caller.operation, caller.acknowledged, packed)
-            state.set_applied(at.sequence, self.epoch)
+            place = Place(self.epoch, at.sequence)
+            state.set_applied(at.sequence, self.epoch, next_tail(state.tail, place, decision.events))
+
+        self._applying(change, at.sequence)
+
+    def _applying(self, change: Callable[[SqliteState], None], sequence: int) -> None:
+        """Apply what is in the log now."""
+        state = self._keeper.state
+        try:
+            change(state)
             self._uncommitted += 1
-            if self._uncommitted >= COMMIT_ENTRIES and self._log.settled_sequence == at.sequence:
+            if self._uncommitted >= COMMIT_ENTRIES and self._log.settled_sequence == sequence:
                 self._uncommitted = 0
                 state.commit()
         except (sqlite3.Error, DataLossError) as error:
             # The entry is in the log: the state is rebuilt with it.
             self._keeper.rebuild_state(str(error))
+
+
+def _apply_entry(entry: event_pb2.LogEntry, state: SqliteState) -> None:
+    apply_entry(state, entry)

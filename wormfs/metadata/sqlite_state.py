@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from wormfs.core.ordering import Place
 from wormfs.core.records import (
     Allocation,
     Counts,
@@ -37,6 +38,8 @@ _STRIPE_COLUMNS = "stripe_index, stripe_id, codec, k, m, chunk_length_bytes, len
 _HEAD: Final[dict[str, int | str]] = {
     "applied": 0,  # sequence of the last entry applied
     "applied_epoch": 0,  # its epoch: tells a state of another history from this one
+    "tail_epoch": 0,  # core.ordering.Place of the last entry that matters to it
+    "tail_sequence": 0,
     "epoch": 0,  # the last mastership
     "master": 0,  # its node
     "log_id": "",  # the log this state belongs to
@@ -206,10 +209,17 @@ class SqliteState:
         """Epoch of the last entry applied."""
         return self._head["applied_epoch"]
 
-    def set_applied(self, sequence: int, epoch: int) -> None:
+    @property
+    def tail(self) -> Place:
+        """See core.ordering."""
+        return Place(self._head["tail_epoch"], self._head["tail_sequence"])
+
+    def set_applied(self, sequence: int, epoch: int, tail: Place) -> None:
         """An entry was applied whole."""
-        self._head["applied"] = sequence
-        self._head["applied_epoch"] = epoch
+        head = self._head
+        head["applied"] = sequence
+        head["applied_epoch"] = epoch
+        head["tail_epoch"], head["tail_sequence"] = tail
         self._head_dirty = True
 
     @property

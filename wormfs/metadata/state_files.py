@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wormfs.core.apply import apply
 from wormfs.core.errors import DataLossError, UnavailableError
+from wormfs.core.ordering import Place, next_tail
 from wormfs.core.state import At
 from wormfs.metadata import members as files
 from wormfs.metadata.convert import event_record
@@ -38,12 +39,20 @@ def apply_entry(state: SqliteState, entry: event_pb2.LogEntry) -> None:
         raise DataLossError(f"entry {entry.sequence} cannot follow {state.applied}")
     at = At(entry.sequence, entry.time_ns)
     state.begin()
-    for message in entry.events:
-        apply(state, event_record(message), at)
+    events = [event_record(message) for message in entry.events]
+    for event in events:
+        apply(state, event, at)
     if entry.HasField("operation"):
         done = entry.operation
         state.put_reply(done.session_id, done.operation, done.acknowledged, done.reply)
-    state.set_applied(entry.sequence, entry.epoch)
+    state.set_applied(entry.sequence, entry.epoch, next_tail(state.tail, place_of(entry), events))
+
+
+def place_of(entry: event_pb2.LogEntry) -> Place:
+    """Where an entry was ordered first."""
+    if entry.HasField("origin"):
+        return Place(entry.origin.epoch, entry.origin.sequence)
+    return Place(entry.epoch, entry.sequence)
 
 
 def apply_record(state: SqliteState, record: LogRecord) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from wormfs.client.filesystem import Entry, FileSystem, Handle, open_filesystem
+from wormfs.client.options import ClientOptions
 from wormfs.core.errors import BadHandleError, InvalidError, UnavailableError, WormError
 from wormfs.core.limits import LISTING_PAGE_DEFAULT
 from wormfs.rpc import methods as m
@@ -28,6 +29,8 @@ IDLE_S = 300.0
 PIECE_BYTES = 1 << 20
 READ_MAX_BYTES = 4 << 20
 _OPEN_WAIT_S = 10.0
+# This process may be the master: what a failing master loses must not be kept here alone.
+_OPTIONS = ClientOptions(early_answers=False)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,9 @@ class Gateway:
         while True:
             await self._wanted.wait()
             try:
-                async with open_filesystem(self._addresses(), label=self._label) as filesystem:
+                async with open_filesystem(
+                    self._addresses(), label=self._label, options=_OPTIONS
+                ) as filesystem:
                     self._filesystem = filesystem
                     self._tried.set()
                     await self._close_idle_handles(filesystem)

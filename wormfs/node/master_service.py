@@ -8,14 +8,15 @@ How one request goes (docs/internals.md, "Leases as the master keeps them"):
    (`_Gates`); requests about other inodes pass, and so does the session that is being recalled.
 3. In one step without a switch: execute, note the session as reader of what the reply tells, push
    recalls to the other readers of what changed.
-4. The reply leaves when all those recalls are answered, or their sessions have ended.
+4. The reply leaves when all those recalls are answered, or their sessions have ended. With a log on
+   several servers it also waits until they have all it tells of, but for early answers.
 
 A request that meets no foreign lease does 1 to 4 without waiting, which makes it cheap.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -127,6 +128,8 @@ class _Link:
     """What the service knows of a session besides its leases."""
 
     connection: ServerConnection | None = None
+    keeps_entries: bool = False
+    kept_sequence: int = 0  # entries up to this one were pushed on the connection
     done: set[int] = field(default_factory=set)  # operations executed, above `acknowledged`
 
 
@@ -155,17 +158,25 @@ class _Gates:
             del self._locks[inode]
 
 
-def confirming(machine: Machine, handler: Any) -> Any:
-    """Serve by `handler`, and answer (errors too) only once what the answer tells cannot be taken back."""
+EarlyAnswer = Callable[[RequestContext, Any], bool]
+
+
+def confirming(machine: Machine, handler: Any, early: EarlyAnswer | None = None) -> Any:
+    """Serve by `handler`, and answer (errors too) only once what the answer tells cannot be taken back.
+
+    `early`: tells whether the caller may be answered before that, and has seen to what that takes.
+    """
 
     async def confirmed(context: RequestContext, request: Any, data: DataBuffer | None) -> Any:
         await machine.admit()
         try:
             reply = await handler(context, request, data)
         except Exception:  # also what fails because the mastership ended under it: the caller asks the next
-            await machine.confirm()
+            if early is None or not early(context, request):
+                await machine.confirm()
             raise
-        await machine.confirm()
+        if early is None or not early(context, request):
+            await machine.confirm()
         return reply
 
     return confirmed
@@ -197,8 +208,8 @@ class MasterService:
         can be taken back.
         """
         for method, rule in _RULES:
-            self._add(registry, method, self._handler(rule), confirmed)
-        self._add(registry, m.METADATA_MAKE_NODE, self._make_node, confirmed)
+            self._add(registry, method, self._handler(rule), confirmed, self._answers_early)
+        self._add(registry, m.METADATA_MAKE_NODE, self._make_node, confirmed, self._answers_early)
         self._add(registry, m.METADATA_OPEN_SESSION, self._open_session, confirmed)
         self._add(registry, m.METADATA_RENEW_SESSION, self._renew_session, confirmed)
         self._add(registry, m.METADATA_CLOSE_SESSION, self._close_session, confirmed)
@@ -208,8 +219,43 @@ class MasterService:
         self._add(registry, m.METADATA_STAT_FS, self._stat_fs, confirmed)
         self._add(registry, m.METADATA_SYNC, self._sync, confirmed)
 
-    def _add(self, registry: Registry, method: m.Method[Any, Any], handler: Any, confirmed: bool) -> None:
-        registry.add(method, confirming(self._machine, handler) if confirmed else handler)
+    def _add(
+        self,
+        registry: Registry,
+        method: m.Method[Any, Any],
+        handler: Any,
+        confirmed: bool,
+        early: EarlyAnswer | None = None,
+    ) -> None:
+        registry.add(method, confirming(self._machine, handler, early) if confirmed else handler)
+
+    def _answers_early(self, context: RequestContext, request: Any) -> bool:
+        """Whether the answer may leave before its entries are settled; hands them to the session then.
+
+        Never for what stripes are allocated by: chunks are written under their numbers at once, and a
+        number must not be given away twice.
+        """
+        session = request.caller.session_id
+        link = self._links.get(session)
+        if link is None or not link.keeps_entries or link.connection is not context.connection:
+            return False
+        if not self._machine.answers_early(session):
+            return False
+        entries = self._machine.unsettled(link.kept_sequence)
+        if entries and link.connection is not None:
+            link.kept_sequence = entries[-1].sequence
+            try:
+                link.connection.push(
+                    metadata_pb2.KeepEntries(
+                        settled_sequence=self._machine.settled_sequence,
+                        first_sequence=entries[0].sequence,
+                        entries=[each.payload for each in entries],
+                    ),
+                    now=False,
+                )
+            except UnavailableError:
+                return False  # nor does the answer reach it on this connection
+        return True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End sessions whose time is over, until cancelled."""
@@ -526,6 +572,8 @@ class MasterService:
             lease_ms=round(self.leases.lease_s * 1000), cluster_id=self._machine.cluster_id
         )
         granted = None
+        if request.kept_entries:
+            reply.entries_lost = not self._adopt(request.session_id, request.kept_entries)
         if request.session_id:
             granted = self.leases.resume(
                 request.session_id,
@@ -548,6 +596,8 @@ class MasterService:
         reply.session_id = number
         link = self._links.setdefault(number, _Link())
         link.connection = connection
+        link.keeps_entries = request.keeps_entries
+        link.kept_sequence = 0
         self._wake()
         self._grace_moved()
         for recall in self.leases.sessions[number].recalls.values():
@@ -556,11 +606,19 @@ class MasterService:
             self._nursery.start_soon(self._watch, number, connection, context.peer)
         return reply
 
+    def _adopt(self, number: int, kept: Sequence[bytes]) -> bool:
+        """Order what the session kept of the mastership before; False when that is too late."""
+        session = self.leases.sessions.get(number)
+        if session is None or number in self.leases.lapsed or session.resumed:
+            # Others may have been served, or are: only what is there already can be vouched for.
+            return session is not None and self._machine.has_kept(number, kept)
+        return self._machine.adopt(number, kept)
+
     async def _renew_session(
         self, _: RequestContext, request: metadata_pb2.RenewSessionRequest, __: DataBuffer | None
     ) -> metadata_pb2.RenewSessionReply:
         known = self.leases.renew(request.session_id, trio.current_time(), request.forgotten)
-        return metadata_pb2.RenewSessionReply(known=known)
+        return metadata_pb2.RenewSessionReply(known=known, settled_sequence=self._machine.settled_sequence)
 
     async def _close_session(
         self, _: RequestContext, request: metadata_pb2.CloseSessionRequest, __: DataBuffer | None

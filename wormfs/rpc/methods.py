@@ -229,6 +229,8 @@ METHODS: tuple[Method[Any, Any], ...] = tuple(
 )
 PUSHED: Mapping[int, type[Message]] = {
     number_of(message.DESCRIPTOR.full_name): message
-    for message in (metadata_pb2.Recall, replication_pb2.Events)
+    for message in (metadata_pb2.Recall, metadata_pb2.KeepEntries, replication_pb2.Events)
 }
 """What a server may push on a stream, by the number in its frame."""
+PUSHED_WITH_REPLY = frozenset({number_of(metadata_pb2.KeepEntries.DESCRIPTOR.full_name)})
+"""Parts of the reply behind them: a client does not count them as pushes."""

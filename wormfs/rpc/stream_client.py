@@ -31,7 +31,7 @@ from wormfs.rpc.frames import (
     pack_frame,
 )
 from wormfs.rpc.link import DataSink, Frame, FrameLink, Outgoing
-from wormfs.rpc.methods import PUSHED, Method, Reply, Request
+from wormfs.rpc.methods import PUSHED, PUSHED_WITH_REPLY, Method, Reply, Request
 from wormfs.rpc.sockets import TcpAddress, UnixAddress, dial, parse_address
 from wormfs.rpc.v1 import types_pb2
 
@@ -263,7 +263,8 @@ class StreamConnection:
         if message_class is None:
             raise ProtocolError(f"a push of unknown kind {frame.header.method:#x}")
         message = message_class.FromString(frame.message)
-        self.pushes_seen += 1
+        if frame.header.method not in PUSHED_WITH_REPLY:
+            self.pushes_seen += 1
         if self.on_push is None:
             return
         try:

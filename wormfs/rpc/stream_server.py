@@ -95,15 +95,21 @@ class ServerConnection:
         self._nursery: trio.Nursery | None = None
         self._turn_began = 0.0
 
-    def push(self, message: Message) -> None:
+    def push(self, message: Message, *, now: bool = True) -> None:
         """Send a message the client did not ask for; it arrives before any later reply.
+
+        `now`: at once, else together with the next reply.
 
         Raises UnavailableError when the connection is gone or its client has stopped reading.
         """
         if self.closed.is_set():
             raise UnavailableError(f"{self.peer} is gone")
         number = number_of(message.DESCRIPTOR.full_name)
-        self._link.send(pack_frame(KIND_PUSH, number, 0, 0, message.SerializeToString(), 0), now=True)
+        frame = pack_frame(KIND_PUSH, number, 0, 0, message.SerializeToString(), 0)
+        if now:
+            self._link.send(frame, now=True)
+        else:
+            self._link.enqueue(frame)
 
     async def run(self) -> None:
         """Serve the client until it goes or breaks the protocol."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wormfs.core.errors import ConfigError
-from wormfs.settings.kinds import ADDRESS, duration, integer, list_of, size
+from wormfs.settings.kinds import ADDRESS, BOOLEAN, duration, integer, list_of, size
 from wormfs.settings.loader import Override, load, section, setting
 
 SYSTEM_FILE = Path("/etc/wormfs/client.yaml")
@@ -26,6 +26,7 @@ class ClientSettings:
     chunk_write_s: float = setting(duration(0.1, 600), default=8.0)
     straggler_s: float = setting(duration(0.1, 600), default=2.0)
     hedge_s: float = setting(duration(0.001, 600), default=0.3)
+    early_answers: bool = setting(BOOLEAN, default=True)
     connect_s: float = setting(duration(0.1, 600), default=2.0)
     suspect_s: float = setting(duration(0.1, 600), default=5.0)
     cache_bytes: int = setting(size(0, 1 << 40), default=64 << 20)

@@ -8,18 +8,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogEntry(_message.Message):
-    __slots__ = ("sequence", "epoch", "time_ns", "events", "operation")
+    __slots__ = ("sequence", "epoch", "time_ns", "events", "operation", "origin")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TIME_NS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     epoch: int
     time_ns: int
     events: _containers.RepeatedCompositeFieldContainer[Event]
     operation: OperationDone
-    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., time_ns: _Optional[int] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., operation: _Optional[_Union[OperationDone, _Mapping]] = ...) -> None: ...
+    origin: Origin
+    def __init__(self, sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., time_ns: _Optional[int] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., operation: _Optional[_Union[OperationDone, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("epoch", "sequence")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    sequence: int
+    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class OperationDone(_message.Message):
     __slots__ = ("session_id", "operation", "acknowledged", "reply")

@@ -9,32 +9,38 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session_id", "label", "open_inodes", "write_leases", "cached_ms")
+    __slots__ = ("session_id", "label", "open_inodes", "write_leases", "cached_ms", "keeps_entries", "kept_entries")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     OPEN_INODES_FIELD_NUMBER: _ClassVar[int]
     WRITE_LEASES_FIELD_NUMBER: _ClassVar[int]
     CACHED_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     label: str
     open_inodes: _containers.RepeatedScalarFieldContainer[int]
     write_leases: _containers.RepeatedScalarFieldContainer[int]
     cached_ms: int
-    def __init__(self, session_id: _Optional[int] = ..., label: _Optional[str] = ..., open_inodes: _Optional[_Iterable[int]] = ..., write_leases: _Optional[_Iterable[int]] = ..., cached_ms: _Optional[int] = ...) -> None: ...
+    keeps_entries: bool
+    kept_entries: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, session_id: _Optional[int] = ..., label: _Optional[str] = ..., open_inodes: _Optional[_Iterable[int]] = ..., write_leases: _Optional[_Iterable[int]] = ..., cached_ms: _Optional[int] = ..., keeps_entries: _Optional[bool] = ..., kept_entries: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
-    __slots__ = ("session_id", "lease_ms", "resumed", "granted_write_leases", "cluster_id")
+    __slots__ = ("session_id", "lease_ms", "resumed", "granted_write_leases", "cluster_id", "entries_lost")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     GRANTED_WRITE_LEASES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_LOST_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     lease_ms: int
     resumed: bool
     granted_write_leases: _containers.RepeatedScalarFieldContainer[int]
     cluster_id: str
-    def __init__(self, session_id: _Optional[int] = ..., lease_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., granted_write_leases: _Optional[_Iterable[int]] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    entries_lost: bool
+    def __init__(self, session_id: _Optional[int] = ..., lease_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., granted_write_leases: _Optional[_Iterable[int]] = ..., cluster_id: _Optional[str] = ..., entries_lost: _Optional[bool] = ...) -> None: ...
 
 class RenewSessionRequest(_message.Message):
     __slots__ = ("session_id", "forgotten")
@@ -45,10 +51,12 @@ class RenewSessionRequest(_message.Message):
     def __init__(self, session_id: _Optional[int] = ..., forgotten: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RenewSessionReply(_message.Message):
-    __slots__ = ("known",)
+    __slots__ = ("known", "settled_sequence")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     known: bool
-    def __init__(self, known: _Optional[bool] = ...) -> None: ...
+    settled_sequence: int
+    def __init__(self, known: _Optional[bool] = ..., settled_sequence: _Optional[int] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -71,6 +79,16 @@ class Recall(_message.Message):
     data: bool
     write_lease: bool
     def __init__(self, recall_id: _Optional[int] = ..., inode: _Optional[int] = ..., names: _Optional[_Iterable[bytes]] = ..., attributes: _Optional[bool] = ..., data: _Optional[bool] = ..., write_lease: _Optional[bool] = ...) -> None: ...
+
+class KeepEntries(_message.Message):
+    __slots__ = ("settled_sequence", "first_sequence", "entries")
+    SETTLED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    settled_sequence: int
+    first_sequence: int
+    entries: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, settled_sequence: _Optional[int] = ..., first_sequence: _Optional[int] = ..., entries: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RecallDoneRequest(_message.Message):
     __slots__ = ("session_id", "recall_id")

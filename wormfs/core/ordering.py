@@ -1,0 +1,49 @@
+"""Which log entries a new master may order anew: what the one before had ordered, and nobody has yet.
+
+A master may answer a session early: before the log's quorum has the entry. The session keeps such
+entries and hands them to the next master. That one may take an entry only as if it had been in the
+log already: directly behind the entry it was ordered behind, with nothing in between that could have
+been decided otherwise had it been there.
+
+The *tail* of a state is the place of the last entry that matters to this, in the numbering of the
+mastership that ordered it first.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from wormfs.core import events as ev
+
+
+class Place(NamedTuple):
+    """Where an entry was ordered first."""
+
+    epoch: int
+    sequence: int
+
+
+INDEPENDENT = (
+    ev.MasterElected,
+    ev.NodeRegistered,
+    ev.DiskRegistered,
+    ev.SessionOpened,
+    ev.SessionClosed,
+    ev.PolicySet,
+    ev.ChunksCollected,
+)
+"""What a new master may log before it serves: no command of another session depends on it, nor it on one."""
+
+
+def is_independent(events: Sequence[ev.Event]) -> bool:
+    """Whether an entry of these events leaves the tail of an earlier mastership where it is."""
+    return all(isinstance(event, INDEPENDENT) for event in events)
+
+
+def next_tail(tail: Place, place: Place, events: Sequence[ev.Event]) -> Place:
+    """The tail after an entry first ordered at `place`."""
+    return tail if place.epoch != tail.epoch and is_independent(events) else place
+
+
+def may_follow(tail: Place, place: Place) -> bool:
+    """Whether an entry kept from `place` may be ordered now."""
+    return place == (tail.epoch, tail.sequence + 1)
