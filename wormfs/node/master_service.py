@@ -123,6 +123,10 @@ _RULES: tuple[tuple[m.Method[Any, Any], _Rule], ...] = (
 )
 
 
+_OF_SESSION = frozenset({metadata_pb2.CloseFilesRequest})
+"""Requests that name their session without a caller, and may be answered early."""
+
+
 @dataclass(slots=True, eq=False)
 class _Link:
     """What the service knows of a session besides its leases."""
@@ -214,7 +218,7 @@ class MasterService:
         self._add(registry, m.METADATA_RENEW_SESSION, self._renew_session, confirmed)
         self._add(registry, m.METADATA_CLOSE_SESSION, self._close_session, confirmed)
         self._add(registry, m.METADATA_RECALL_DONE, self._recall_done, confirmed)
-        self._add(registry, m.METADATA_CLOSE_FILES, self._close_files, confirmed)
+        self._add(registry, m.METADATA_CLOSE_FILES, self._close_files, confirmed, self._answers_early)
         self._add(registry, m.METADATA_ALLOCATE_STRIPES, self._allocate, confirmed)
         self._add(registry, m.METADATA_STAT_FS, self._stat_fs, confirmed)
         self._add(registry, m.METADATA_SYNC, self._sync, confirmed)
@@ -235,7 +239,7 @@ class MasterService:
         Never for what stripes are allocated by: chunks are written under their numbers at once, and a
         number must not be given away twice.
         """
-        session = request.caller.session_id
+        session = request.session_id if type(request) in _OF_SESSION else request.caller.session_id
         link = self._links.get(session)
         if link is None or not link.keeps_entries or link.connection is not context.connection:
             return False
