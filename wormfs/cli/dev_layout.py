@@ -222,14 +222,13 @@ class DevFolder:
             unix_socket = folder / "sock"
             if len(os.fsencode(unix_socket)) <= _SOCKET_PATH_MAX_BYTES:
                 config["unix_socket"] = str(unix_socket)
-            if number > 1 and not members:
-                config["join"] = addresses[:1]
+            # More replicas of the metadata than etcd has members would make nothing safer.
+            if number > max(1, len(members)):
+                config["join"] = addresses[: max(1, len(members))]
             else:
                 config["cluster"] = {"name": self.path.name}
                 config["policy"] = {"k": size.k, "m": size.m}
                 config["metadata"] = {"engine": size.engine}
-            if members:
-                config["metadata"] = {"engine": size.engine, "endpoints": members}
             if number <= len(members):
                 config["metadata"] = {
                     "engine": size.engine,

@@ -31,7 +31,7 @@ BATCH_MAX_BYTES = 1 << 20
 RETRY_S = 0.1
 APPEND_TIMEOUT_S = 1.0
 """One try. What a member had passed on to a leader that died is never answered; it is sent again."""
-LINGER_S = 0.005
+LINGER_S = 0.02
 """Entries nobody waits for are carried together after this long: each transaction costs every server."""
 EARLY_MAX_S = 0.25
 EARLY_MAX_ENTRIES = 512
