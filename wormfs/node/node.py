@@ -18,6 +18,7 @@ from wormfs.node.master_role import MasterRole
 from wormfs.node.membership import Membership
 from wormfs.node.parts import NodeParts
 from wormfs.node.replica_role import ReplicaRole
+from wormfs.node.snapshot_service import SnapshotService
 from wormfs.rpc.registry import Registry
 from wormfs.store.disk import Disk
 
@@ -135,6 +136,7 @@ class _Node:
                 await parts.start_store(nursery, machine.cluster_id)
                 registry = Registry()
                 await nursery.start(role.run, registry)
+                SnapshotService(lambda: machine.keeper).register(registry)  # for backups
                 parts.registry.set_role(registry)
                 await parts.serve(nursery)
                 nursery.start_soon(parts.gateway.run)
