@@ -18,6 +18,7 @@ from wormfs.core.errors import DataLossError, DiskError, ExistsError, InvalidErr
 from wormfs.metadata.restored_state import Backup, check_backup
 from wormfs.metadata.snapshots import SnapshotInfo, verify
 from wormfs.node.config import load_node_config
+from wormfs.node.migration import start_member
 from wormfs.node.restore import restore_metadata
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import StreamConnection, open_connection
@@ -33,7 +34,7 @@ STDOUT = "-"
 
 
 def add_backup_parsers(actions: Subparsers) -> None:
-    """Add `backup`, `check` and `restore` to the actions of `metadata`."""
+    """Add `backup`, `check`, `restore` and `start-etcd` to the actions of `metadata`."""
     backup = command(
         actions,
         "backup",
@@ -66,6 +67,7 @@ def add_backup_parsers(actions: Subparsers) -> None:
         "put the metadata of a backup onto a stopped node, where there is none; see docs/many-servers.md",
         examples=[
             "systemctl stop wormfs-node     # on every node",
+            "wormfs metadata start-etcd --node-config /etc/wormfs/node.yaml   # where `managed: true`",
             "wormfs metadata restore /backup/wormfs-2026-01-31 --node-config /etc/wormfs/node.yaml",
             "systemctl start wormfs-node    # on this node, then on the others",
             "wormfs fsck                    # what is missing since",
@@ -73,6 +75,17 @@ def add_backup_parsers(actions: Subparsers) -> None:
     )
     restore.add_argument("file", type=Path, metavar="FILE", help="as `wormfs metadata backup` made it")
     restore.add_argument(
+        "--node-config", type=Path, required=True, metavar="NODE.yaml", help="the node's configuration"
+    )
+
+    start = command(
+        actions,
+        "start-etcd",
+        _start_etcd,
+        "start the etcd member that a stopped node looks after, and leave it running: before a restore",
+        examples=["wormfs metadata start-etcd --node-config /etc/wormfs/node.yaml"],
+    )
+    start.add_argument(
         "--node-config", type=Path, required=True, metavar="NODE.yaml", help="the node's configuration"
     )
 
@@ -87,6 +100,13 @@ def _restore(arguments: argparse.Namespace) -> int:
         f"the metadata of cluster {backup.cluster_id} is back as of event {backup.sequence}: start this "
         "node, then the others; `wormfs fsck` tells what is missing"
     )
+    return 0
+
+
+def _start_etcd(arguments: argparse.Namespace) -> int:
+    config = load_node_config(arguments.node_config)
+    trio.run(start_member, config)
+    print(f"the etcd member {config.metadata.member} runs; start the others, too")
     return 0
 
 

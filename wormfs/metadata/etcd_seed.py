@@ -68,19 +68,18 @@ async def refuse_other_history(client: EtcdClient, keys: EtcdKeys, replica: Repl
     if not found:
         return  # an empty etcd: nothing could be mixed
     head = replication_pb2.LogHead.FromString(found[0].value)
-    if replica.sequence > head.sequence:
-        raise DataLossError(
-            f"this node's metadata replica ends at entry {replica.sequence}, the log in etcd at "
-            f"{head.sequence}: etcd has lost data, or was set up anew; {_WHAT_TO_DO}"
-        )
-    found = (await client.range(keys.begun)).kvs
-    if not found:
-        return
-    begun = replication_pb2.LogHead.FromString(found[0].value)
+    begun = replication_pb2.LogHead()
+    for kv in (await client.range(keys.begun)).kvs:
+        begun = replication_pb2.LogHead.FromString(kv.value)
     if replica.sequence > begun.sequence and replica.keeper.state.applied_epoch < begun.epoch:
         raise DataLossError(
             f"the log in etcd was begun anew behind entry {begun.sequence}, this node's metadata replica "
             f"holds entries up to {replica.sequence} of before: they are not mixed; {_WHAT_TO_DO}"
+        )
+    if replica.sequence > head.sequence:
+        raise DataLossError(
+            f"this node's metadata replica ends at entry {replica.sequence}, the log in etcd at "
+            f"{head.sequence}: etcd has lost data, or was set up anew; {_WHAT_TO_DO}"
         )
 
 

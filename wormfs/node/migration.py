@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import trio
 
-from wormfs.core.errors import DiskError, WormError
+from wormfs.core.errors import ConfigError, DiskError, WormError
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_seed import seed
 from wormfs.metadata.replica import Replica
@@ -26,6 +26,21 @@ async def migrate_metadata(config: NodeConfig) -> int:
         if not any(disk.cluster_id for disk in disks):
             raise DiskError(f"{config.disks[0]}: no disk of a cluster; migrate on the node with the metadata")
         return await with_etcd(config, lambda client: seed_from(config, disks, client))
+
+
+async def start_member(config: NodeConfig) -> None:
+    """Start the etcd member that this stopped node looks after, and leave it running for the node.
+
+    So that a majority is there before anything is in etcd: nodes without any metadata would begin a new
+    cluster. Raises ConfigError (not a managed one), and as EtcdMember.run().
+    """
+    if not config.metadata.managed:
+        raise ConfigError(f"{config.name}: metadata.managed is not set: this node looks after no etcd member")
+
+    async def nothing(_: EtcdClient) -> int:
+        return 0
+
+    await with_etcd(config, nothing)
 
 
 async def seed_from(config: NodeConfig, disks: list[Disk], client: EtcdClient) -> int:
