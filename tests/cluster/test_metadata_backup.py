@@ -311,3 +311,33 @@ def test_on_fresh_nodes_with_fresh_disks_every_file_is_named(
     story.known.add(story.mount / "new", os.urandom(LONG_BYTES))
     made.remount(story.mount)
     story.known.check()  # small files are inside the metadata
+
+
+@pytest.mark.long
+def test_etcd_begins_again_behind_the_newest_replica(
+    cluster: ClusterFactory, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    """All of etcd's data is lost: one replica is kept, and nothing is lost."""
+    if not rounds(0, 1):
+        pytest.skip("a long one")
+    made = cluster(nodes=3, policy="2+1", engine="etcd")
+    story = Story(made, {SMALL_BYTES: 2, SHORT_BYTES: 1})
+    made.unmount(story.mount)
+    for node in (1, 2, 3):
+        made.stop(node)
+    lose(made, "etcd")
+    start = ("metadata", "start-etcd", "--node-config", node_config(made, 2))
+    refused(run(*start), "metadata holds metadata already")
+    for node in (2, 3):
+        (made.disk(node) / "metadata").rename(tmp_path / f"moved-{node}")
+        spawn(DevFolder(made.folder).node(node))
+    for node in (2, 3):
+        wait_until(lambda: "wormfs metadata migrate" in node_log(made, node), "it waits")  # noqa: B023
+    run_well("metadata", "migrate", "--node-config", node_config(made, 1))
+    made.up()
+    made.mount()
+    story.known.check()
+    made.fsck()
+    wait_until(
+        lambda: run("metadata", "verify", "--cluster", made.addresses).returncode == 0, "equal replicas"
+    )

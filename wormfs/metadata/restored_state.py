@@ -44,6 +44,7 @@ class Backup(NamedTuple):
     file_bytes: int
     checksum: str
     counts: Counts
+    disk_uuids: frozenset[str]  # of the disks it knows
 
 
 def read_backup_header(path: Path) -> SnapshotInfo:
@@ -90,6 +91,7 @@ def _backup_of(path: Path, state: SqliteState) -> Backup:
         HEADER_BYTES + info.length_bytes,
         info.checksum.hex(),
         state.counts(),
+        frozenset(disk.uuid for disk in state.disks()),
     )
 
 

@@ -9,6 +9,7 @@ from wormfs.core.errors import ConfigError, DiskError, WormError
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_seed import seed
 from wormfs.metadata.replica import Replica
+from wormfs.metadata.restored_state import refuse_metadata
 from wormfs.node.config import NodeConfig
 from wormfs.node.replica_role import etcd_member, etcd_options
 from wormfs.rpc.etcd_client import EtcdClient
@@ -32,10 +33,12 @@ async def start_member(config: NodeConfig) -> None:
     """Start the etcd member that this stopped node looks after, and leave it running for the node.
 
     So that a majority is there before anything is in etcd: nodes without any metadata would begin a new
-    cluster. Raises ConfigError (not a managed one), and as EtcdMember.run().
+    cluster. Raises ConfigError (not a managed one), ExistsError (this node has metadata, so its member has
+    been in the cluster: what it must not forget is EtcdMember's to judge), and as EtcdMember.run().
     """
     if not config.metadata.managed:
         raise ConfigError(f"{config.name}: metadata.managed is not set: this node looks after no etcd member")
+    refuse_metadata(config.disks)
 
     async def nothing(_: EtcdClient) -> int:
         return 0

@@ -20,8 +20,8 @@ async def restore_metadata(config: NodeConfig, file: Path) -> Backup:
 
     Nothing is changed where something would be lost. Raises DataLossError (the file is damaged, cut
     short, or a newer program's), ExistsError (the disks or etcd hold metadata already), WrongClusterError
-    (disks of another cluster), DiskError (the node runs, a disk fails), ConfigError (a node that keeps no
-    metadata), UnavailableError (etcd does not answer).
+    (disks of another cluster, or added since), DiskError (the node runs, a disk fails), ConfigError (a
+    node that keeps no metadata), UnavailableError (etcd does not answer).
     """
     if config.metadata.engine == "embedded" and not config.is_master:
         raise ConfigError(
@@ -35,6 +35,12 @@ async def restore_metadata(config: NodeConfig, file: Path) -> Backup:
                 raise WrongClusterError(
                     f"{disk.path} is a disk of cluster {disk.cluster_id}, the backup is of cluster "
                     f"{backup.cluster_id}: nothing was changed"
+                )
+            if disk.number and disk.uuid not in backup.disk_uuids:
+                raise WrongClusterError(
+                    f"{disk.path} (disk {disk.number}) is not in the backup: it was added behind event "
+                    f"{backup.sequence}, and what it holds is of no file there; keep it, and take it out of "
+                    "the configuration"
                 )
         refuse_metadata([disk.path for disk in disks])
         if config.metadata.engine == "etcd":
