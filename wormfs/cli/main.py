@@ -13,7 +13,7 @@ try:  # Ctrl-C may come before main() is there to answer it
     from types import FrameType
     from typing import NoReturn
 
-    from wormfs.cli import dev, disk, fsck, locate, mount, names, status, transfer
+    from wormfs.cli import dev, disk, fsck, locate, members, mount, names, status, transfer
     from wormfs.cli import metadata as metadata_commands
     from wormfs.cli.parsing import Parser
     from wormfs.core.errors import WormError
@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     fsck.add_parsers(subparsers)
     disk.add_parsers(subparsers)
     metadata_commands.add_parsers(subparsers)
+    members.add_parsers(subparsers)
     dev.add_parsers(subparsers)
     return parser
 

@@ -1,4 +1,4 @@
-"""`wormfs metadata verify|migrate`: whether all replicas have one state; from one server's engine to etcd."""
+"""`wormfs metadata verify|migrate` : are all replicas equal; from one engine to etcd."""
 
 import argparse
 from collections import Counter
@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from wormfs.cli.connection import add_cluster_options, call_master, target_of, usable_addresses
+from wormfs.cli.metadata_backup import add_backup_parsers
 from wormfs.cli.output import print_json, table
 from wormfs.cli.parsing import Subparsers, command
 from wormfs.core.errors import ConfigError, StaleError, UnavailableError, WormError
@@ -38,8 +39,8 @@ class Verified:
 
 
 def add_parsers(subparsers: Subparsers) -> None:
-    """Add `metadata verify|migrate`."""
-    parser = subparsers.add_parser("metadata", help="the replicas of the metadata")
+    """Add `metadata verify|migrate|backup|check|restore`."""
+    parser = subparsers.add_parser("metadata", help="the metadata: its replicas, backups, a move to etcd")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     verify = command(
         actions,
@@ -65,6 +66,7 @@ def add_parsers(subparsers: Subparsers) -> None:
     migrate.add_argument(
         "--node-config", type=Path, required=True, metavar="FILE", help="the node's configuration, for etcd"
     )
+    add_backup_parsers(actions)
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

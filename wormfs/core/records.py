@@ -125,6 +125,13 @@ class DiskRecord(NamedTuple):
     path: str
 
 
+class Restored(NamedTuple):
+    """The backup that the metadata was restored from last; zeros: it never was."""
+
+    sequence: int  # the last event in the backup
+    stripe_id: int  # chunks of stripes up to this one were written before the restore
+
+
 class Counts(NamedTuple):
     """How much the state holds; kept up to date by every event."""
 

@@ -33,6 +33,11 @@ class EtcdKeys:
         return self._key("floor")
 
     @property
+    def begun(self) -> bytes:
+        """A LogHead: behind which entry this log was begun, and the lowest epoch of its entries."""
+        return self._key("begun")
+
+    @property
     def replicas(self) -> bytes:
         """What the keys of all replicas begin with."""
         return self._key("replicas/")

@@ -63,6 +63,11 @@ class StateKeeper:
         self.state.close()
         self._log.close()
 
+    @property
+    def log(self) -> EmbeddedLog:
+        """This node's copies of log and snapshots."""
+        return self._log
+
     def member_disks(self) -> list[Path]:
         """Disk folders that hold whole copies of log and snapshots now."""
         return self._log.member_disks()

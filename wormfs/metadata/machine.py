@@ -27,7 +27,7 @@ from wormfs.core.errors import (
     SessionExpiredError,
 )
 from wormfs.core.ordering import Place, is_independent, may_follow, next_tail
-from wormfs.core.records import Counts, FileStripe, GarbageChunk, Session, Stripe
+from wormfs.core.records import Counts, FileStripe, GarbageChunk, Restored, Session, Stripe
 from wormfs.core.state import At, Decision, Touch
 from wormfs.core.types import Policy
 from wormfs.core.writing import (
@@ -156,6 +156,21 @@ class Machine:
     def durable_sequence(self) -> int:
         """Entries up to this one survive a power loss."""
         return self._log.durable_sequence
+
+    @property
+    def restored(self) -> Restored:
+        """The backup that the metadata came back from last."""
+        return self._keeper.state.restored
+
+    @property
+    def next_stripe_id(self) -> int:
+        """Stripes from this id on were never allocated, as far as this metadata knows."""
+        return self._keeper.state.next_stripe_id
+
+    @property
+    def keeper(self) -> StateKeeper:
+        """Who cares for the state, and takes its snapshots."""
+        return self._keeper
 
     def form_cluster(self, cluster_id: str, name: str, policy: Policy) -> None:
         """Give the cluster its identity and root directory, once. ExistsError when it has one."""

@@ -23,6 +23,7 @@ from wormfs.core.records import (
     GarbageChunk,
     Inode,
     NodeRecord,
+    Restored,
     Session,
     Span,
     Stripe,
@@ -49,6 +50,8 @@ _HEAD: Final[dict[str, int | str]] = {
     "last_inode": 0,
     "last_stripe_id": 0,
     "last_session_id": 0,
+    "restored_sequence": 0,  # the backup's event, when the metadata came back from one; else 0
+    "restored_stripe_id": 0,  # no stripe up to this one was allocated since: see restored_state.py
     "inodes": 0,  # counts, see core.records.Counts
     "stripes": 0,
     "extents": 0,
@@ -246,6 +249,16 @@ class SqliteState:
     def cluster_name(self) -> str:
         """For people."""
         return self._texts["cluster_name"]
+
+    @property
+    def restored(self) -> Restored:
+        """The backup that this metadata came back from."""
+        return Restored(self._head["restored_sequence"], self._head["restored_stripe_id"])
+
+    def set_restored(self, restored: Restored) -> None:
+        """Remember the backup that this metadata came back from."""
+        self._head["restored_sequence"], self._head["restored_stripe_id"] = restored
+        self._head_dirty = True
 
     def counts(self) -> Counts:
         """The maintained counts."""

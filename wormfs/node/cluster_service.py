@@ -311,6 +311,7 @@ class ClusterService:
             self._links,
             found_damaged=self._repair.note_damaged,
             verify_data=request.verify_data,
+            collect_unknown=request.collect_unknown,
         )
         async for reply in check.run():
             yield reply

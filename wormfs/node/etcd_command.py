@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -95,13 +95,19 @@ def url(metadata: MetadataConfig, address: str) -> str:
     return f"{'https' if metadata.ca_file else 'http'}://{address}"
 
 
-def command(metadata: MetadataConfig, binary: Path, data: Path, *, token: str, state: str) -> list[str]:
-    """The command line of the member; `state` is etcd's --initial-cluster-state, `token` the cluster's name.
+def command(
+    metadata: MetadataConfig,
+    binary: Path,
+    data: Path,
+    *,
+    token: str,
+    state: str,
+    cluster: Sequence[tuple[str, str]],
+) -> list[str]:
+    """The command line of the member; `token` is the cluster's name.
 
-    All but `member` comes from what is the same on every server, so every server derives the same
-    cluster, and etcd the same member ids.
+    `state` is etcd's --initial-cluster-state, `cluster` its --initial-cluster: (name, peer URL) pairs.
     """
-    peers = {endpoint: url(metadata, peer_address(endpoint)) for endpoint in metadata.endpoints}
     arguments = [
         str(binary),
         f"--name={metadata.member}",
@@ -109,8 +115,8 @@ def command(metadata: MetadataConfig, binary: Path, data: Path, *, token: str, s
         f"--listen-client-urls={url(metadata, _bound(metadata.member))}",
         f"--advertise-client-urls={url(metadata, metadata.member)}",
         f"--listen-peer-urls={url(metadata, _bound(peer_address(metadata.member)))}",
-        f"--initial-advertise-peer-urls={peers[metadata.member]}",
-        f"--initial-cluster={','.join(f'{name}={peer}' for name, peer in peers.items())}",
+        f"--initial-advertise-peer-urls={url(metadata, peer_address(metadata.member))}",
+        f"--initial-cluster={','.join(f'{name}={peer}' for name, peer in cluster)}",
         f"--initial-cluster-token=wormfs-{token}",
         f"--initial-cluster-state={state}",
         "--auto-compaction-retention=0",  # the metadata log compacts itself

@@ -1,11 +1,12 @@
 """The etcd member of this node: started, watched, started again, and ended with a clean stop.
 
 The member does not die with the node: it runs in a session of its own, and a node that starts takes a
-running one over. FOLDER holds `data/` (etcd's), `etcd.log`, `pid` (process id and start time) and
-`lock`, which the node that looks after the member holds.
+running one over. Only a stop that was asked for ends it: nodes that all end by one error (an event of a
+newer program) must not take the quorum along. FOLDER holds `data/` (etcd's), `etcd.log`, `pid` (process
+id and start time) and `lock`, which the node that looks after the member holds.
 
 A member that lost its data must not come back under its old identity: it would vote without
-remembering what it had promised, and committed data could be lost. See `_initial_state`.
+remembering what it had promised, and committed data could be lost. See etcd_begin.
 """
 
 import fcntl
@@ -14,17 +15,18 @@ import os
 import shutil
 import signal
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 
-from wormfs.core.errors import ConfigError, DataLossError, DiskError, UnavailableError, WormError
-from wormfs.node import etcd_command, etcd_output, etcd_process, etcd_queries
-from wormfs.node.config import MetadataConfig, peer_address
+from wormfs.core.errors import ConfigError, DiskError, UnavailableError, WormError
+from wormfs.node import etcd_begin, etcd_command, etcd_output, etcd_process, etcd_queries
+from wormfs.node.config import MetadataConfig
+from wormfs.node.etcd_changes import promote
 from wormfs.node.etcd_process import EtcdProcess
-from wormfs.node.etcd_queries import ListedMember
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class EtcdMember:
         self._log_start = 0
         self._scope = trio.CancelScope()
         self._ended: trio.Event | None = None
+        self._announced = False
+        self._refused: ConfigError | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the member running until `stop` or cancellation, which leaves it running.
@@ -77,6 +81,8 @@ class EtcdMember:
         Started when the member is well, or after `start_wait_s`: others may have to come first. Raises
         before that: ConfigError (no etcd, a wrong version, another cluster), DiskError (the folder),
         UnavailableError (another node looks after it), DataLossError (its data is gone, and what to do).
+        ConfigError, too, for a member that was taken out of the cluster; noticed later, that is a line in
+        the log, and the node goes on without a member.
         """
         self._ended = trio.Event()
         try:
@@ -90,11 +96,28 @@ class EtcdMember:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._announce, task_status)
                     nursery.start_soon(self._bound_log)
-                    nursery.start_soon(self._supervise)
+                    await self._supervise()
+                    nursery.cancel_scope.cancel()  # it has been taken out of the cluster
+            if self._refused is not None:
+                raise self._refused
         finally:
             self._ended.set()
 
     async def stop(self) -> None:
+        """The node is done with it: `end` it, but leave it running while an error is on its way.
+
+        Call it in the `finally` of what the member is run for: a cancellation is a stop that was asked for.
+        """
+        if not _error_under_way():
+            await self.end()
+        elif self._process is not None:
+            log.warning(
+                "the node ends by an error: its etcd member (process %d) goes on without it; only a clean "
+                "stop of the node ends the member",
+                self._process.pid,
+            )
+
+    async def end(self) -> None:
         """End the member: SIGTERM, after 10 s SIGKILL. Returns when it is gone, even in a cancelled scope."""
         with trio.CancelScope(shield=True):
             self._scope.cancel()
@@ -153,7 +176,7 @@ class EtcdMember:
         etcd_process.record(self._pid_file, found)
         log.info("took over its etcd member, process %d", found.pid)
         wanted = etcd_command.command(
-            self._metadata, self._binary, self._data, token=self._cluster_name, state=""
+            self._metadata, self._binary, self._data, token=self._cluster_name, state="", cluster=()
         )
         differ = [
             argument.partition("=")[0]
@@ -169,11 +192,20 @@ class EtcdMember:
         """Start the process. Raises ConfigError, DiskError, DataLossError, UnavailableError."""
         await trio.to_thread.run_sync(self._make_folder)
         self._has_run = self._has_run or self._has_data()
-        state = "new" if self._has_data() else await self._initial_state()  # with data etcd ignores it
+        beginning = etcd_begin.configured(self._metadata)  # with data etcd ignores it
+        if not self._has_data():
+            beginning = await etcd_begin.without_data(
+                self._metadata, self._tls, self._data, has_run=self._has_run
+            )
         etcd_output.bound(self._log_file)
         self._log_start = etcd_output.length(self._log_file)
         command = etcd_command.command(
-            self._metadata, self._binary, self._data, token=self._cluster_name, state=state
+            self._metadata,
+            self._binary,
+            self._data,
+            token=self._cluster_name,
+            state=beginning.state,
+            cluster=beginning.cluster,
         )
         try:
             self._process = etcd_process.start(command, self._log_file, etcd_command.environment(os.environ))
@@ -181,57 +213,6 @@ class EtcdMember:
         except OSError as error:
             raise DiskError(f"{self._binary} cannot be started in {self._folder}: {error.strerror}") from None
         log.info("started its etcd member, process %d, with %s", self._process.pid, self._binary)
-
-    async def _initial_state(self) -> str:
-        """`new` or `existing`, for a member without data.
-
-        What etcd 3.4 does: `new`, while others say that this member has run: it refuses. `new`, while
-        no other answers: it starts, and may vote against what it had promised. `existing` under the old
-        identity: it joins, then panics. `existing` after `member add`: it is filled from the others.
-        """
-        own = etcd_command.url(self._metadata, peer_address(self._metadata.member))
-        answers = await self._ask_others()
-        formed = [each for each in answers if any(member.client_urls for member in each)]
-        if not formed:
-            if self._has_run and len(self._metadata.endpoints) == 1:
-                raise DataLossError(
-                    f"{self._data} is empty, but this node has been in the cluster before, and its etcd "
-                    "member is the only one: what it held is lost; bring the folder back"
-                )
-            if self._has_run:
-                raise UnavailableError(
-                    f"{self._data} is empty, but this node has been in the cluster before: its etcd member "
-                    "does not start until another one tells whether it may"
-                )
-            return "new"  # all begin now, or nobody does yet
-        listed = [member for each in formed for member in each if own in member.peer_urls]
-        if not listed:
-            raise ConfigError(
-                f"metadata.member {self._metadata.member} is no member of the etcd cluster that the other "
-                f"endpoints form: add it with `etcdctl member add NAME --peer-urls={own}`"
-            )
-        if any(member.client_urls for member in listed):
-            raise DataLossError(
-                f"{self._data} is empty, but {self._metadata.member} has been a member of the etcd cluster: "
-                "its data is lost, and it may not come back as what it was. With etcdctl, on another member: "
-                f"`member list`, `member remove ID`, `member add NAME --peer-urls={own}`; then start "
-                "this node again"
-            )
-        return "new" if any(member.name for member in listed) else "existing"
-
-    async def _ask_others(self) -> list[list[ListedMember]]:
-        answers: list[list[ListedMember]] = []
-
-        async def ask(endpoint: str) -> None:
-            answer = await etcd_queries.members(peer_address(endpoint), self._tls, timeout_s=_ANSWER_S)
-            if answer is not None:
-                answers.append(answer)
-
-        async with trio.open_nursery() as nursery:
-            for endpoint in self._metadata.endpoints:
-                if endpoint != self._metadata.member:
-                    nursery.start_soon(ask, endpoint)
-        return answers
 
     # While it runs
 
@@ -244,10 +225,12 @@ class EtcdMember:
                 self._start_wait_s,
                 ", ".join(self._metadata.endpoints),
             )
+        self._announced = True
         task_status.started()
         await self._wait_healthy()
         self._has_run = True
         log.info("its etcd member is well")
+        await promote(self._metadata)
 
     async def _wait_healthy(self) -> None:
         while True:  # nothing tells us but asking
@@ -261,12 +244,16 @@ class EtcdMember:
             await trio.to_thread.run_sync(etcd_output.bound, self._log_file)
 
     async def _supervise(self) -> None:
+        """Start it again whenever it dies; returns when it was taken out of the cluster."""
         delay_s = _BACK_OFF_MIN_S
         while True:
             if self._process is not None:
                 began = trio.current_time()
                 how = await self._process.wait()
                 self._process = None
+                if await trio.to_thread.run_sync(etcd_output.says_removed, self._log_file, self._log_start):
+                    self._taken_out()
+                    return
                 if trio.current_time() - began > _BACK_OFF_MAX_S:
                     delay_s = _BACK_OFF_MIN_S
                 words = await trio.to_thread.run_sync(etcd_output.last_words, self._log_file, self._log_start)
@@ -277,6 +264,26 @@ class EtcdMember:
                 await self._start()
             except WormError as error:
                 log.error("its etcd member cannot be started: %s", error.message)
+
+    def _taken_out(self) -> None:
+        self._pid_file.unlink(missing_ok=True)
+        message = (
+            f"metadata.member {self._metadata.member} was taken out of the etcd cluster and may not come "
+            f"back as what it was: remove {self._data}, run `wormfs members add --node-config FILE` with "
+            "this node's configuration, then start it again"
+        )
+        if self._announced:
+            log.error("%s; until then it goes on without its own etcd member", message)
+        else:
+            self._refused = ConfigError(message)
+
+
+def _error_under_way() -> bool:
+    """Whether the caller's `finally` was entered by an error, not by a cancellation."""
+    error = sys.exception()
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is not None
+    return error is not None and not isinstance(error, trio.Cancelled)
 
 
 @contextmanager

@@ -9,9 +9,8 @@ LOG_BYTES = 16 << 20
 _TAIL_BYTES = 16 << 10
 _SHOWN_LINES = 3
 _SHOWN_CHARACTERS = 300
+_REMOVED = "permanently removed from the cluster"
 _ADVICE = {
-    "permanently removed from the cluster": "empty the folder {folder}, and add the member again with "
-    "`etcdctl member add`",
     "no space left on device": "make room on the file system of {folder}",
     "address already in use": "another process listens there: end it, or choose another address",
 }
@@ -40,13 +39,18 @@ def length(log_file: Path) -> int:
         return 0
 
 
+def says_removed(log_file: Path, since: int = 0) -> bool:
+    """Whether the member ended because it is none of the cluster any more, and never will be."""
+    try:
+        return any(_REMOVED in line for line in _tail(log_file, since))
+    except OSError:
+        return False
+
+
 def last_words(log_file: Path, since: int = 0) -> str:
     """The last warnings and errors behind offset `since`, in one line, with what to do where we know."""
     try:
-        with log_file.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(0, end - _TAIL_BYTES, since if since <= end else 0))  # past it: begun anew since
-            lines = log.read().decode(errors="replace").splitlines()
+        lines = _tail(log_file, since)
     except OSError as error:
         return f"its log cannot be read: {error.strerror}"
     worst = [text for line in lines if (text := _complaint(line))]
@@ -55,6 +59,13 @@ def last_words(log_file: Path, since: int = 0) -> str:
         text.format(folder=log_file.parent) for sign, text in _ADVICE.items() if any(sign in w for w in worst)
     ]
     return "; ".join([*(text[:_SHOWN_CHARACTERS] for text in said), *advice]) or "its log says nothing"
+
+
+def _tail(log_file: Path, since: int) -> list[str]:
+    with log_file.open("rb") as log:
+        end = log.seek(0, os.SEEK_END)
+        log.seek(max(0, end - _TAIL_BYTES, since if since <= end else 0))  # past it: begun anew since
+        return log.read().decode(errors="replace").splitlines()
 
 
 def _complaint(line: str) -> str:

@@ -4,11 +4,15 @@ First every disk is listed into a scratch table (SQLite in a temporary file: mem
 for any number of chunks); then all stripes are paged through and ticked off against it. What
 is found to differ may just have changed meanwhile, so each suspicion is looked at again, in the
 state and on the disk, before it is a problem.
+
+Chunks that no file has are only told of: the collector deletes what it knows to be garbage, nothing else.
+After a restore they are all that is left of what was written since the backup, so it takes an
+administrator's word (`collect_unknown`) to delete them.
 """
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -17,9 +21,10 @@ from wormfs.core.errors import ChunkError, NotFoundError, WormError
 from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from, key_from
+from wormfs.node.fsck_names import paths_of, shown
 from wormfs.node.links import NodeLinks
 from wormfs.node.members import Members
-from wormfs.rpc.methods import CHUNKS_GET_CHUNK, CHUNKS_LIST_CHUNKS
+from wormfs.rpc.methods import CHUNKS_DELETE_CHUNKS, CHUNKS_GET_CHUNK, CHUNKS_LIST_CHUNKS
 from wormfs.rpc.v1 import chunk_pb2, cluster_pb2
 
 log = logging.getLogger(__name__)
@@ -29,6 +34,9 @@ STRIPE_PAGE = 500
 LIST_TIMEOUT_S = 60.0
 VERIFY_PAGE = 32
 CONFIRM_TIMEOUT_S = 10.0
+DELETE_TIMEOUT_S = 60.0
+LEFTOVER_PAGE = 500
+NAMES_SHOWN = 3
 PROGRESS_EVERY = 5000
 
 
@@ -37,6 +45,16 @@ class _Place:
     disk: int
     key: ChunkKey
     stripe_index: int = 0
+
+
+@dataclass(slots=True)
+class _Gaps:
+    """Chunks of a stripe that cannot be had."""
+
+    inode: int
+    m: int
+    missing: int = 0
+    unlisted: int = 0  # on disks that are offline
 
 
 class Fsck:
@@ -50,12 +68,14 @@ class Fsck:
         *,
         found_damaged: Callable[[int, ChunkKey], None],
         verify_data: bool,
+        collect_unknown: bool = False,
     ) -> None:
         self._machine = machine
         self._members = members
         self._links = links
         self._found_damaged = found_damaged  # told of what repair can mend
         self._verify = verify_data
+        self._collect = collect_unknown
         self._checked = 0
         self._total = 0
         self._scratch = sqlite3.connect("", isolation_level=None)  # "": a temporary file
@@ -63,6 +83,12 @@ class Fsck:
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE found (stripe_id INTEGER, disk INTEGER, chunk INTEGER, file INTEGER,"
             " wanted INTEGER DEFAULT 0, PRIMARY KEY (stripe_id, disk, chunk)) WITHOUT ROWID;"
+            # Files with stripes that cannot be read: for good, or until disks are back.
+            "CREATE TABLE unreadable (inode INTEGER PRIMARY KEY, lost INTEGER, waiting INTEGER);"
+            # What is on the disks of files (or versions of them) that this metadata does not know.
+            "CREATE TABLE unknown (file INTEGER, stripe_id INTEGER, disk INTEGER, chunk INTEGER,"
+            " PRIMARY KEY (file, stripe_id, disk, chunk)) WITHOUT ROWID;"
+            "CREATE TABLE names (inode INTEGER, path BLOB, PRIMARY KEY (inode, path)) WITHOUT ROWID;"
         )
 
     async def run(self) -> AsyncIterator[cluster_pb2.FsckReply]:
@@ -85,6 +111,11 @@ class Fsck:
             async for reply in self._compare(listed):
                 yield reply
             async for reply in self._leftovers():
+                yield reply
+            await self._find_names()
+            for reply in self._unreadable():
+                yield reply
+            async for reply in self._unknown():
                 yield reply
             yield cluster_pb2.FsckReply(checked=self._checked, total=self._checked, end=True)
         finally:
@@ -126,10 +157,12 @@ class Fsck:
         while True:
             page = self._machine.stripes_page(after, STRIPE_PAGE)
             missing = []
+            gaps: dict[int, _Gaps] = {}
             for inode, stripe in page.stripes:
                 for index, disk in enumerate(stripe.disks):
                     if disk not in listed:
                         unlisted[disk] = unlisted.get(disk, 0) + 1
+                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe.m)).unlisted += 1
                         continue
                     ticked = self._scratch.execute(
                         "UPDATE found SET wanted = 1 "
@@ -138,16 +171,19 @@ class Fsck:
                     )
                     if not ticked.rowcount:
                         missing.append(_Place(disk, ChunkKey(inode, stripe.stripe_id, index), stripe.index))
+                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe.m))
             await trio.lowlevel.checkpoint()
             for place in missing:
                 problem = await self._look(place)
                 if problem and self._is_committed(place):
                     self._found_damaged(place.disk, place.key)
+                    gaps[place.key.stripe_id].missing += 1
                     yield self._problem(
                         "missing-chunk",
                         f"chunk {place.key.index} of stripe {place.key.stripe_id} of inode {place.key.file} "
                         f"is not on disk {place.disk}: {problem}",
                     )
+            self._note_unreadable(gaps)
             after = page.next
             if after is None:
                 break
@@ -160,27 +196,148 @@ class Fsck:
         stripes = self._machine.file_stripes(place.key.file, place.stripe_index, 1)
         return bool(stripes) and stripes[0].stripe_id == place.key.stripe_id
 
+    def _note_unreadable(self, gaps: dict[int, _Gaps]) -> None:
+        for each in gaps.values():
+            if each.missing + each.unlisted > each.m:
+                lost = int(each.missing > each.m)
+                self._scratch.execute(
+                    "INSERT INTO unreadable VALUES (?, ?, ?) ON CONFLICT (inode) DO UPDATE SET "
+                    "lost = lost + excluded.lost, waiting = waiting + excluded.waiting",
+                    (each.inode, lost, 1 - lost),
+                )
+
+    # Chunks that no file has
+
     async def _leftovers(self) -> AsyncIterator[cluster_pb2.FsckReply]:
         """What is on a disk and nobody wants, allocated and garbage chunks apart."""
         last = (-1, -1, -1)
         while rows := self._scratch.execute(
             "SELECT stripe_id, disk, chunk, file FROM found WHERE wanted = 0 "
-            "AND (stripe_id, disk, chunk) > (?, ?, ?) ORDER BY stripe_id, disk, chunk LIMIT 500",
-            last,
+            "AND (stripe_id, disk, chunk) > (?, ?, ?) ORDER BY stripe_id, disk, chunk LIMIT ?",
+            (*last, LEFTOVER_PAGE),
         ).fetchall():
             last = rows[-1][:3]
+            leftover = []
             for stripe_id, disk, index, file in rows:
                 place = _Place(disk, ChunkKey(file, stripe_id, index))
                 if self._has_use(place):
                     continue
-                # Deleted since it was listed? And if it is there: still of no use?
-                if not await self._look(place) and not self._has_use(place):
-                    yield self._problem(
-                        "leftover-chunk",
-                        f"chunk {index} of stripe {stripe_id} of inode {file} on disk {disk} "
-                        "belongs to no file: nothing needs it",
+                if self._is_of_before(stripe_id):
+                    self._scratch.execute(
+                        "INSERT INTO unknown VALUES (?, ?, ?, ?)", (file, stripe_id, disk, index)
                     )
+                # Deleted since it was listed? And if it is there: still of no use?
+                elif not await self._look(place) and not self._has_use(place):
+                    leftover.append(place)
+                    if not self._collect:
+                        yield self._problem(
+                            "leftover-chunk",
+                            f"chunk {index} of stripe {stripe_id} of inode {file} on disk {disk} "
+                            "belongs to no file: nothing needs it; `fsck --collect-unknown` deletes it",
+                        )
+            if self._collect and leftover:
+                async for reply in self._delete(leftover, "that belonged to no file"):
+                    yield reply
             await trio.lowlevel.checkpoint()
+
+    def _is_of_before(self, stripe_id: int) -> bool:
+        """Whether the chunk may be of a file that this metadata has lost: from before a restore, or newer."""
+        return stripe_id <= self._machine.restored.stripe_id or stripe_id >= self._machine.next_stripe_id
+
+    async def _unknown(self) -> AsyncIterator[cluster_pb2.FsckReply]:
+        """One line for each file that has chunks which this metadata does not know."""
+        restored = self._machine.restored
+        last = -1
+        while files := self._scratch.execute(
+            "SELECT file, count(*), count(DISTINCT stripe_id), group_concat(DISTINCT disk), max(stripe_id) "
+            "FROM unknown WHERE file > ? GROUP BY file ORDER BY file LIMIT ?",
+            (last, LEFTOVER_PAGE),
+        ).fetchall():
+            last = files[-1][0]
+            for file, chunks, stripes, disks, newest in files:
+                which = f"{chunks} chunks of {stripes} stripes on disks {disks.replace(',', ', ')}"
+                if newest >= self._machine.next_stripe_id:
+                    why = "are newer than the metadata: it was not put back by a restore; they stay"
+                elif self._collect:
+                    async for reply in self._delete(self._places(file), f"of {self._called(file)}"):
+                        yield reply
+                    continue
+                else:
+                    why = (
+                        f"were written behind event {restored.sequence}, the backup's that the metadata came "
+                        "back from; they stay until `wormfs fsck --collect-unknown`"
+                    )
+                yield self._problem("unknown-chunks", f"{self._called(file)}: {which} {why}")
+            await trio.lowlevel.checkpoint()
+
+    def _places(self, file: int) -> list[_Place]:
+        rows = self._scratch.execute("SELECT disk, stripe_id, chunk FROM unknown WHERE file = ?", (file,))
+        return [_Place(disk, ChunkKey(file, stripe_id, index)) for disk, stripe_id, index in rows]
+
+    async def _delete(self, places: list[_Place], whose: str) -> AsyncIterator[cluster_pb2.FsckReply]:
+        """Delete chunks that no file has; what the metadata knows now must be what it will know."""
+        await self._machine.wait_durable(self._machine.sequence)
+        await self._machine.confirm()
+        by_disk: dict[int, list[ChunkKey]] = {}
+        for place in places:
+            # A stripe that was never allocated here may be another master's: never to be deleted.
+            if place.key.stripe_id < self._machine.next_stripe_id and not self._has_use(place):
+                by_disk.setdefault(place.disk, []).append(place.key)
+        for disk, keys in by_disk.items():
+            for at in range(0, len(keys), LIST_PAGE):
+                request = chunk_pb2.DeleteChunksRequest(
+                    disk=disk, chunks=[id_from(key) for key in keys[at : at + LIST_PAGE]]
+                )
+                try:
+                    reply = await self._links.of_disk(disk).call(
+                        CHUNKS_DELETE_CHUNKS, request, timeout_s=DELETE_TIMEOUT_S
+                    )
+                except WormError as error:
+                    yield self._problem(
+                        "leftover-chunk", f"disk {disk}: chunks {whose} were not deleted: {error.message}"
+                    )
+                    continue
+                gone = len(request.chunks) - len(reply.message.failed)
+                yield self._problem("collected", f"disk {disk}: {gone} chunks {whose} deleted")
+
+    # Names for people
+
+    async def _find_names(self) -> None:
+        """The names of all files that there is something to tell about; none: nothing to do."""
+        concerned = "SELECT inode FROM unreadable UNION SELECT file FROM unknown"
+        if self._scratch.execute(f"{concerned} LIMIT 1").fetchone() is None:
+            return
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM unreadable WHERE inode = ?1) "
+            "OR EXISTS (SELECT 1 FROM unknown WHERE file = ?1)"
+        )
+        async for inode, path in paths_of(
+            self._machine, lambda inode: bool(self._scratch.execute(query, (inode,)).fetchone()[0])
+        ):
+            self._scratch.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (inode, path))
+
+    def _called(self, inode: int) -> str:
+        rows = self._scratch.execute(
+            "SELECT path FROM names WHERE inode = ? ORDER BY path LIMIT ?", (inode, NAMES_SHOWN)
+        ).fetchall()
+        names = " = ".join(shown(row[0]) for row in rows)
+        return f"{names} (inode {inode})" if names else f"inode {inode}, which has no name"
+
+    def _unreadable(self) -> Iterator[cluster_pb2.FsckReply]:
+        """One line for each file that cannot be read whole."""
+        for inode, lost, waiting in self._scratch.execute(
+            "SELECT * FROM unreadable ORDER BY inode"
+        ).fetchall():
+            if lost:
+                rest = f", and {waiting} until disks are back" if waiting else ""
+                yield self._problem(
+                    "lost-file", f"{self._called(inode)}: {lost} of its stripes are lost for good{rest}"
+                )
+            else:
+                yield self._problem(
+                    "unreadable-file",
+                    f"{self._called(inode)}: {waiting} of its stripes cannot be read until disks are back",
+                )
 
     def _has_use(self, place: _Place) -> bool:
         """Whether the chunk may be there: being written, to be collected, or committed meanwhile."""

@@ -2,7 +2,8 @@
 
 How one request goes (docs/internals.md, "Leases as the master keeps them"):
 
-1. The session must be known; after a restart nothing is served before the grace is over.
+1. The session must be known, and live on the connection that the request came on; after a restart
+   nothing is served before the grace is over.
 2. If another session holds the write lease of an inode the request reads or changes, that lease
    is recalled first. Requests that need a recall queue per inode, first come first served
    (`_Gates`); requests about other inodes pass, and so does the session that is being recalled.
@@ -16,9 +17,9 @@ A request that meets no foreign lease does 1 to 4 without waiting, which makes i
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, cast
 
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 RECALL_LIMIT_S = 20.0
 TICK_S = 0.25
+_OURSELVES = RequestContext(None, "stream", "this node's repair")
 
 
 Told = Callable[[Any, Any], Iterable[int]]
@@ -127,14 +129,14 @@ _OF_SESSION = frozenset({metadata_pb2.CloseFilesRequest})
 """Requests that name their session without a caller, and may be answered early."""
 
 
-@dataclass(slots=True, eq=False)
-class _Link:
-    """What the service knows of a session besides its leases."""
+def check_connection(current: Mapping[int, object], session: int, connection: object) -> None:
+    """Refuse a session's request that did not come on the connection in `current`. UnavailableError.
 
-    connection: ServerConnection | None = None
-    keeps_entries: bool = False
-    kept_sequence: int = 0  # entries up to this one were pushed on the connection
-    done: set[int] = field(default_factory=set)  # operations executed, above `acknowledged`
+    A client that gave an attempt up asks again on a new connection, and may have been told an error
+    there, which is not remembered: what is still on its way on the old one must do nothing.
+    """
+    if session and current.get(session) is not connection:
+        raise UnavailableError(f"session {session} does not live on this connection: resume it")
 
 
 class _Gates:
@@ -194,7 +196,10 @@ class MasterService:
         self._members = members
         self._random = random
         self.leases = LeaseTable(lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S)
-        self._links: dict[int, _Link] = {}
+        # Sessions that may be answered early: the last entry pushed to each on its connection.
+        self._kept: dict[int, int] = {}
+        self._connections: dict[int, ServerConnection] = {}  # by session; gRPC callers have none, and 0
+        self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
         self._gates = _Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
         # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
@@ -240,16 +245,17 @@ class MasterService:
         number must not be given away twice.
         """
         session = request.session_id if type(request) in _OF_SESSION else request.caller.session_id
-        link = self._links.get(session)
-        if link is None or not link.keeps_entries or link.connection is not context.connection:
+        kept_sequence = self._kept.get(session)
+        connection = context.connection
+        if kept_sequence is None or connection is None or self._connections.get(session) is not connection:
             return False
         if not self._machine.answers_early(session):
             return False
-        entries = self._machine.unsettled(link.kept_sequence)
-        if entries and link.connection is not None:
-            link.kept_sequence = entries[-1].sequence
+        entries = self._machine.unsettled(kept_sequence)
+        if entries:
+            self._kept[session] = entries[-1].sequence
             try:
-                link.connection.push(
+                connection.push(
                     metadata_pb2.KeepEntries(
                         settled_sequence=self._machine.settled_sequence,
                         first_sequence=entries[0].sequence,
@@ -290,15 +296,16 @@ class MasterService:
     def _handler(self, rule: _Rule) -> Any:
         perform = self._perform
         leases = self.leases
-        sessions = leases.sessions
+        connection_of = self._connections.get
 
-        async def handle(_: RequestContext, request: Any, __: DataBuffer | None) -> Any:
+        async def handle(context: RequestContext, request: Any, _: DataBuffer | None) -> Any:
             session = request.caller.session_id
-            if session not in sessions or leases.in_grace or leases.lapsed:
-                await self._admit(session)
+            connection = context.connection
+            if connection_of(session) is not connection or leases.in_grace or leases.lapsed:
+                await self._admit(session, connection)
             exclusive = rule.exclusive(request) if rule.exclusive is not None else 0
             if self._meets_leases(session, request, exclusive):
-                return await self._perform_in_turn(rule, session, request, exclusive)
+                return await self._perform_in_turn(rule, session, connection, request, exclusive)
             reply, owed = perform(rule, session, request, exclusive)
             if owed:
                 await self._wait_answered(owed)
@@ -307,12 +314,13 @@ class MasterService:
 
         return handle
 
-    async def _admit(self, session: int) -> None:
+    async def _admit(self, session: int, connection: ServerConnection | None) -> None:
         while self.leases.must_wait(session):
             await self._grace_changed.wait()
         if session and session not in self.leases.sessions:
             raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
         self._check_lapsed(session)
+        check_connection(self._connections, session, connection)
 
     def _check_lapsed(self, session: int) -> None:
         """Its owner may not know yet that the leases are gone: only once it resumed is it served."""
@@ -344,7 +352,7 @@ class MasterService:
         """A commit needs the write lease, unless it is the retry of one done before."""
         if not session or self.leases.writers.get(request.inode) == session:
             return
-        if request.caller.operation not in self._links[session].done:
+        if request.caller.operation not in self._done[session]:
             raise StaleError(
                 f"inode {request.inode} was written without its write lease: the lease was lost, "
                 "and what was buffered under it with it"
@@ -353,7 +361,7 @@ class MasterService:
     def _note_operation(self, rule: _Rule, session: int, request: Any, reply: Any) -> None:
         """Count an open, once for each operation; a made file comes with its write lease."""
         caller = request.caller
-        done = self._links[session].done
+        done = self._done[session]
         if caller.operation:
             if caller.operation in done:
                 return
@@ -400,7 +408,9 @@ class MasterService:
             for inode in self._machine.targets(request)
         )
 
-    async def _perform_in_turn(self, rule: _Rule, session: int, request: Any, exclusive: int) -> Any:
+    async def _perform_in_turn(
+        self, rule: _Rule, session: int, connection: ServerConnection | None, request: Any, exclusive: int
+    ) -> Any:
         """The way of a request that another session's lease is in the way of."""
         if exclusive and not session:
             raise InvalidError("a write lease needs a session")
@@ -408,7 +418,7 @@ class MasterService:
         held: set[int] = set()
         async with AsyncExitStack() as stack:
             while True:
-                self._check_session(session)
+                self._check_session(session, connection)
                 wanted = {*self._machine.targets(request), *([exclusive] if exclusive else [])}
                 blocked = {inode for inode in wanted if self._blocked(session, inode, exclusive == inode)}
                 # Who is being recalled must not wait for the one that recalls: it passes the gate.
@@ -475,10 +485,11 @@ class MasterService:
                 owed |= self.leases.owed_to(session, [inode])
         return owed
 
-    def _check_session(self, session: int) -> None:
+    def _check_session(self, session: int, connection: ServerConnection | None) -> None:
         if session and session not in self.leases.sessions:
             raise SessionExpiredError(f"session {session} ended while its request waited: open a new one")
         self._check_lapsed(session)
+        check_connection(self._connections, session, connection)
 
     # Requests with rules of their own
 
@@ -504,9 +515,9 @@ class MasterService:
         return reply
 
     async def _allocate(
-        self, _: RequestContext, request: metadata_pb2.AllocateStripesRequest, __: DataBuffer | None
+        self, context: RequestContext, request: metadata_pb2.AllocateStripesRequest, _: DataBuffer | None
     ) -> metadata_pb2.AllocateStripesReply:
-        await self._admit(request.caller.session_id)
+        await self._admit(request.caller.session_id, context.connection)
         if not 1 <= request.count <= ALLOCATE_MAX:
             raise InvalidError(f"between 1 and {ALLOCATE_MAX} stripes can be allocated at once")
         outcome = self._machine.remembered(request) or self._machine.allocate(request, self._place(request))
@@ -548,8 +559,9 @@ class MasterService:
         return types_pb2.Empty()
 
     async def _close_files(
-        self, _: RequestContext, request: metadata_pb2.CloseFilesRequest, __: DataBuffer | None
+        self, context: RequestContext, request: metadata_pb2.CloseFilesRequest, _: DataBuffer | None
     ) -> types_pb2.Empty:
+        self._check_own(context, request.session_id)
         self.leases.closed(request.session_id, request.inodes)
         return types_pb2.Empty()
 
@@ -560,7 +572,7 @@ class MasterService:
         False: the file does not have the old stripe any more. Raises InvalidError.
         """
         request.caller.SetInParent()
-        await self._replace(None, request, None)
+        await self._replace(_OURSELVES, request, None)
         return not self._machine.is_allocated(request.new_stripe_id)
 
     # Sessions
@@ -598,10 +610,11 @@ class MasterService:
             reply.granted_write_leases.extend(granted)
             log.info("session %d resumed (%s)", number, context.peer)
         reply.session_id = number
-        link = self._links.setdefault(number, _Link())
-        link.connection = connection
-        link.keeps_entries = request.keeps_entries
-        link.kept_sequence = 0
+        self._connections[number] = connection
+        self._done.setdefault(number, set())
+        self._kept.pop(number, None)
+        if request.keeps_entries:
+            self._kept[number] = 0
         self._wake()
         self._grace_moved()
         for recall in self.leases.sessions[number].recalls.values():
@@ -619,29 +632,39 @@ class MasterService:
         return self._machine.adopt(number, kept)
 
     async def _renew_session(
-        self, _: RequestContext, request: metadata_pb2.RenewSessionRequest, __: DataBuffer | None
+        self, context: RequestContext, request: metadata_pb2.RenewSessionRequest, _: DataBuffer | None
     ) -> metadata_pb2.RenewSessionReply:
+        self._check_own(context, request.session_id)
         known = self.leases.renew(request.session_id, trio.current_time(), request.forgotten)
         return metadata_pb2.RenewSessionReply(known=known, settled_sequence=self._machine.settled_sequence)
 
     async def _close_session(
-        self, _: RequestContext, request: metadata_pb2.CloseSessionRequest, __: DataBuffer | None
+        self, context: RequestContext, request: metadata_pb2.CloseSessionRequest, _: DataBuffer | None
     ) -> types_pb2.Empty:
+        self._check_own(context, request.session_id)
         if request.session_id in self.leases.sessions:
             log.info("session %d closed", request.session_id)
             self._end_session(request.session_id)
         return types_pb2.Empty()
 
     async def _recall_done(
-        self, _: RequestContext, request: metadata_pb2.RecallDoneRequest, __: DataBuffer | None
+        self, context: RequestContext, request: metadata_pb2.RecallDoneRequest, _: DataBuffer | None
     ) -> types_pb2.Empty:
+        self._check_own(context, request.session_id)
         if self.leases.answered(request.session_id, request.recall_id) is not None:
             self._wake()
         return types_pb2.Empty()
 
+    def _check_own(self, context: RequestContext, session: int) -> None:
+        """As check_connection, for what may be said of a session that is gone, too."""
+        if session in self._connections:
+            check_connection(self._connections, session, context.connection)
+
     def _end_session(self, session: int) -> None:
         self.leases.end_session(session)
-        self._links.pop(session, None)
+        self._connections.pop(session, None)
+        self._kept.pop(session, None)
+        self._done.pop(session, None)
         try:
             self._machine.close_session(session)
         except WormError as error:
@@ -671,8 +694,7 @@ class MasterService:
             await connection.closed.wait()
             with trio.move_on_after(self.leases.lease_s):
                 await trio.lowlevel.wait_readable(descriptor)
-                link = self._links.get(session)
-                if link is not None and link.connection is connection:
+                if self._connections.get(session) is connection:
                     log.info("session %d ended: its process %d is gone", session, pid)
                     self._end_session(session)
         finally:
@@ -684,8 +706,8 @@ class MasterService:
         """Tell the session; if it cannot be told, its lease runs out or it resumes and is told then."""
         for scope in self._queued.get((recall.session, recall.inode), ()):
             scope.cancel()
-        link = self._links.get(recall.session)
-        if link is None or link.connection is None:
+        connection = self._connections.get(recall.session)
+        if connection is None:
             return
         message = metadata_pb2.Recall(
             recall_id=recall.recall_id,
@@ -696,7 +718,7 @@ class MasterService:
             write_lease=recall.write_lease,
         )
         try:
-            link.connection.push(message)
+            connection.push(message)
         except UnavailableError as error:
             log.debug("recall %d could not be pushed: %s", recall.recall_id, error.message)
 

@@ -18,6 +18,8 @@ from wormfs.node.master_role import MasterRole
 from wormfs.node.membership import Membership
 from wormfs.node.parts import NodeParts
 from wormfs.node.replica_role import ReplicaRole
+from wormfs.node.snapshot_service import SnapshotService
+from wormfs.node.standing_role import StandingRole, is_of_newer_program
 from wormfs.rpc.registry import Registry
 from wormfs.store.disk import Disk
 
@@ -80,7 +82,7 @@ class _Node:
         self.disks = disks
         joins = bool(config.join) and config.metadata.engine == "embedded"
         self.parts = NodeParts(config, disks, list(config.join) if joins else config.stream_addresses())
-        self.membership: Membership | ReplicaRole | None = None
+        self.membership: Membership | ReplicaRole | StandingRole | None = None
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled; the parts outlive the cancellation until the drain is over."""
@@ -100,12 +102,27 @@ class _Node:
     async def _run_services(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
         with scope:
             if self.config.metadata.engine == "etcd":
-                role = self.membership = ReplicaRole(self.parts)
-                await role.run(task_status)
+                await self._run_replica(task_status)
             elif self.config.is_master:
                 await self._run_master(task_status)
             else:
                 await self._run_member(task_status)
+
+    # One of those with a replica
+
+    async def _run_replica(self, task_status: trio.TaskStatus[None]) -> None:
+        status = _StartedOnce(task_status)
+        role = self.membership = ReplicaRole(self.parts)
+        try:
+            await role.run(status)
+        except (DataLossError, ExceptionGroup) as error:
+            if not is_of_newer_program(error):
+                raise
+            why = _message_of(error)
+        # The role took its servers and the store's tasks along; the disks are still open.
+        self.parts = NodeParts(self.config, self.disks, self.config.stream_addresses())
+        standing = self.membership = StandingRole(self.parts, why)
+        await standing.run(status)
 
     # A node beside the master
 
@@ -135,6 +152,7 @@ class _Node:
                 await parts.start_store(nursery, machine.cluster_id)
                 registry = Registry()
                 await nursery.start(role.run, registry)
+                SnapshotService(lambda: machine.keeper).register(registry)  # for backups
                 parts.registry.set_role(registry)
                 await parts.serve(nursery)
                 nursery.start_soon(parts.gateway.run)
@@ -167,3 +185,23 @@ class _Node:
                 f"the metadata here is of cluster {machine.cluster_id}"
             )
         return machine
+
+
+class _StartedOnce(trio.TaskStatus[None]):
+    """Tells of the first start only: a second role may follow the first one."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status: trio.TaskStatus[None] | None = status
+
+    def started(self, value: None = None) -> None:
+        """Pass it on, once."""
+        if self._status is not None:
+            self._status.started()
+        self._status = None
+
+
+def _message_of(error: BaseException) -> str:
+    """The first of a group's messages."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

@@ -23,6 +23,7 @@ from wormfs.core.errors import (
 from wormfs.metadata.election import Mastership, campaign, current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import EtcdLog
+from wormfs.metadata.etcd_seed import refuse_other_history
 from wormfs.metadata.etcd_trim import LogTrimmer
 from wormfs.metadata.replica import Replica, TrimmedError, read_floor
 from wormfs.metadata.replica_table import ReplicaTable
@@ -100,6 +101,7 @@ class ReplicaRole:
                 if silent:
                     log.info("etcd answers again")
                 silent = False
+                await refuse_other_history(self._client, self._keys, self._replica)
                 if leader is None:
                     await self._campaign()
                 else:

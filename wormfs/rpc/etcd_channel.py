@@ -64,6 +64,7 @@ _REFUSED = (
     "etcdserver: no leader",
     "etcdserver: rpc not supported for learner",
     "etcdserver: too many requests",
+    "etcdserver: unhealthy cluster",  # members connected for less than 5 s are not changed
 )
 """A member's refusals that another member, or the same one later, may not repeat."""
 _TOKEN = (

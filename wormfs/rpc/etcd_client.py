@@ -40,6 +40,8 @@ _MEMBER_LIST = EtcdMethod(
 )
 _MEMBER_ADD = EtcdMethod("/etcdserverpb.Cluster/MemberAdd", etcd_pb2.EtcdMemberAddReply, repeatable=False)
 _MEMBER_REMOVE = EtcdMethod("/etcdserverpb.Cluster/MemberRemove", etcd_pb2.EtcdMemberRemoveReply)
+# Its messages have the very fields of MemberRemove's.
+_MEMBER_PROMOTE = EtcdMethod("/etcdserverpb.Cluster/MemberPromote", etcd_pb2.EtcdMemberRemoveReply)
 
 
 class EtcdClient:
@@ -201,3 +203,10 @@ class EtcdClient:
             await self._endpoints.call(_MEMBER_REMOVE, etcd_pb2.EtcdMemberRemoveRequest(id=member), timeout_s)
         except NotFoundError:
             return
+
+    async def promote_member(self, member: int, *, timeout_s: float | None = None) -> None:
+        """Give a learner its vote. Raises NotFoundError; WormError while it is not in step with the others.
+
+        Raises WormError, too, for one that has its vote.
+        """
+        await self._endpoints.call(_MEMBER_PROMOTE, etcd_pb2.EtcdMemberRemoveRequest(id=member), timeout_s)

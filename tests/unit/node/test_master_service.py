@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.unit.node.serving import POLICY, Mount, join, serving
+from tests.unit.node.serving import FILE, POLICY, Mount, join, serving
 from wormfs.core.errors import (
     NotFoundError,
+    NotPermittedError,
     SessionExpiredError,
     StaleError,
     UnavailableError,
 )
 from wormfs.rpc import methods as m
+from wormfs.rpc.grpc_client import call
+from wormfs.rpc.grpc_server import serve_grpc
+from wormfs.rpc.registry import Registry
 from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
 
 
@@ -294,3 +298,64 @@ async def test_what_is_unlinked_but_open_is_kept_until_closed(tmp_path: Path) ->
             m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=one.session, inodes=[inode])
         )
         assert not served.master.leases.is_open(inode)
+
+
+async def test_a_late_attempt_on_an_old_connection_does_nothing(tmp_path: Path) -> None:
+    """Refused on the new connection, it may not be done after all when the old one's comes to its turn."""
+    async with serving(tmp_path) as served, served.mount() as old, served.mount(session=False) as new:
+        await new.open_session(old.session)
+        link = filesystem_pb2.LinkRequest(inode=1, parent=1, name=b"no")
+        with pytest.raises(NotPermittedError):
+            await new.command(m.METADATA_LINK, link)
+        sequence = served.machine.sequence
+        with pytest.raises(UnavailableError, match="resume it"):
+            await old.create(b"late")
+        request = metadata_pb2.AllocateStripesRequest(inode=1, count=1)
+        for method, message in (
+            (m.METADATA_ALLOCATE_STRIPES, request),
+            (m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=old.session, inodes=[1])),
+            (m.METADATA_CLOSE_SESSION, metadata_pb2.CloseSessionRequest(session_id=old.session)),
+            (m.METADATA_RENEW_SESSION, metadata_pb2.RenewSessionRequest(session_id=old.session)),
+            (m.METADATA_RECALL_DONE, metadata_pb2.RecallDoneRequest(session_id=old.session, recall_id=1)),
+        ):
+            with pytest.raises(UnavailableError, match="resume it"):
+                await old.call(method, message)
+        assert served.machine.sequence == sequence
+        assert served.machine.has_session(new.session)
+        assert (await new.create(b"f")).created
+
+
+async def test_an_attempt_that_waits_while_its_session_moves_on_does_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as holder, served.mount() as old:
+        holder.holding = True
+        inode = (await holder.create(b"f")).attributes.inode
+        async with trio.open_nursery() as nursery, served.mount(session=False) as new:
+
+            async def late() -> None:
+                with pytest.raises(UnavailableError, match="resume it"):
+                    await old.chmod(inode, 0o600)
+
+            nursery.start_soon(late)
+            recall = await holder.recalled()
+            await new.open_session(old.session)
+            before = served.machine.sequence
+            await holder.answer(recall)
+        assert served.machine.sequence == before
+
+
+async def test_over_grpc_there_is_no_session(tmp_path: Path) -> None:
+    """Callers over gRPC are served as nobody's session; a number that is somebody else's is refused."""
+    async with serving(tmp_path) as served, served.mount() as one, trio.open_nursery() as nursery:
+        registry = Registry()
+        served.master.register(registry)
+        address = await nursery.start(serve_grpc, registry, "127.0.0.1:0")
+
+        def ask(session: int) -> metadata_pb2.FileMapReply:
+            request = filesystem_pb2.MakeNodeRequest(parent=1, name=b"%d" % session, mode=FILE)
+            request.caller.session_id = session
+            return call(address, m.METADATA_MAKE_NODE, request, timeout_s=5)
+
+        assert (await trio.to_thread.run_sync(ask, 0)).created
+        with pytest.raises(UnavailableError, match="resume it"):
+            await trio.to_thread.run_sync(ask, one.session)
+        nursery.cancel_scope.cancel()

@@ -18,8 +18,9 @@ from wormfs.metadata.replica_table import ReplicaTable
 from wormfs.node import followers as followers_module
 from wormfs.node.follower import Follower
 from wormfs.node.followers import Followers
-from wormfs.node.replica_service import PIECE_MAX_BYTES, ReplicaService
+from wormfs.node.replica_service import ReplicaService
 from wormfs.node.snapshot_fetch import fetch_snapshot, peers_of
+from wormfs.node.snapshot_service import PIECE_MAX_BYTES
 from wormfs.rpc import methods as m
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import EtcdOptions, put

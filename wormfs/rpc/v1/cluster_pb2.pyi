@@ -275,10 +275,12 @@ class LocateReply(_message.Message):
     def __init__(self, attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., stripes: _Optional[_Iterable[_Union[StripePlace, _Mapping]]] = ..., inline_bytes: _Optional[int] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class FsckRequest(_message.Message):
-    __slots__ = ("verify_data",)
+    __slots__ = ("verify_data", "collect_unknown")
     VERIFY_DATA_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     verify_data: bool
-    def __init__(self, verify_data: _Optional[bool] = ...) -> None: ...
+    collect_unknown: bool
+    def __init__(self, verify_data: _Optional[bool] = ..., collect_unknown: _Optional[bool] = ...) -> None: ...
 
 class FsckReply(_message.Message):
     __slots__ = ("problem", "kind", "checked", "total", "end")
