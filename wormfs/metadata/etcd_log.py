@@ -33,10 +33,9 @@ APPEND_TIMEOUT_S = 1.0
 """One try. What a member had passed on to a leader that died is never answered; it is sent again."""
 LINGER_S = 0.02
 """Entries nobody waits for are carried together after this long: each transaction costs every server."""
-EARLY_MAX_S = 0.25
 EARLY_MAX_ENTRIES = 512
 EARLY_MAX_BYTES = 512 << 10
-"""With older, more or longer entries on their way to etcd, answers wait: little hangs on a client's life."""
+"""With more or longer entries on their way to etcd, answers wait: little hangs on a client's life."""
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +60,6 @@ class EtcdLog:
         self._sessions: list[int] = []  # of each pending entry
         self._pending_of: Counter[int] = Counter()  # how many of each session; 0: nobody's operations
         self._pending_bytes = 0
-        self._pending_since_s = 0.0  # no entry in `_pending` is older
         self._waiting = 0  # tasks that wait for entries to be in etcd
         self._wanted = trio.Event()
         self._committed = local.last_sequence
@@ -99,7 +97,6 @@ class EtcdLog:
                 f"a metadata change of {len(payload)} bytes; the log in etcd takes {ENTRY_MAX_BYTES}"
             )
         if not self._pending:
-            self._pending_since_s = trio.current_time()
             self._appended.set()
         self._pending.append(LogRecord(sequence, payload))
         self._sessions.append(session)
@@ -161,7 +158,6 @@ class EtcdLog:
             session > 0
             and self._pending_of[session] == len(self._pending) <= EARLY_MAX_ENTRIES
             and self._pending_bytes <= EARLY_MAX_BYTES
-            and trio.current_time() - self._pending_since_s <= EARLY_MAX_S
         )
 
     def unsettled(self, after: int) -> Sequence[LogRecord]:
@@ -232,7 +228,6 @@ class EtcdLog:
         compares = [compare_value(self._keys.epoch, epoch), same_head]
         changes = [put(self._keys.batch(last), value.SerializeToString()), put(self._keys.head, head)]
         silent = False
-        sent_s = trio.current_time()
         while not self._mastership.ended:
             try:
                 answer = await self._client.txn(
@@ -250,13 +245,12 @@ class EtcdLog:
                 return
             found = [kv.value for each in answer.ranges for kv in each.kvs]
             if answer.succeeded or found == [head]:
-                self._done(batch, head, sent_s)
+                self._done(batch, head)
             else:
                 self._mastership.end("another node has become master")
             return
 
-    def _done(self, batch: list[LogRecord], head: bytes, sent_s: float) -> None:
-        """`sent_s`: when the batch was cut off; what is left came later."""
+    def _done(self, batch: list[LogRecord], head: bytes) -> None:
         self._head = head
         self.batch_count += 1
         try:
@@ -270,7 +264,6 @@ class EtcdLog:
         self._pending_of.subtract(self._sessions[:count])
         self._pending_of = +self._pending_of
         self._pending_bytes -= sum(len(record.payload) for record in batch)
-        self._pending_since_s = sent_s
         del self._pending[:count], self._sessions[:count]
         self._notify()
         for listener in self.listeners:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wormfs.core.errors import DataLossError, DiskError, ExistsError
+from wormfs.core.ordering import Place
 from wormfs.core.records import Counts, Restored
 from wormfs.metadata import checks
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
@@ -124,7 +125,8 @@ def begin_again(state: SqliteState) -> None:
     state.use_session_id(state.next_session_id + NUMBERS_STEP)
     state.set_restored(Restored(before, stripe_id))
     state.set_epoch(state.epoch + EPOCH_STEP, 0)
-    state.set_applied(before + 1, state.epoch)
+    # A session that kept entries of before must not hand them over: nothing follows this tail.
+    state.set_applied(before + 1, state.epoch, Place(state.epoch, before + 1))
 
 
 def refuse_metadata(disks: Sequence[Path]) -> None:

@@ -1,0 +1,138 @@
+"""Answers a mount got before etcd had what they tell: they hold through the loss of the master."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.conftest import ClusterFactory
+from tests.harness import Cluster, mount_pid, run, wait_until
+from wormfs.metadata.etcd_log import EARLY_MAX_S
+
+pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def etcd_cluster(cluster: ClusterFactory) -> Cluster:
+    return cluster(engine="etcd")
+
+
+def member_pids(cluster: Cluster) -> list[int]:
+    """The processes of the cluster's etcd members."""
+    return [
+        int(path.read_text(encoding="ascii").split()[0]) for path in cluster.folder.glob("node-*/etcd/*pid*")
+    ]
+
+
+@contextmanager
+def etcd_stopped(cluster: Cluster) -> Iterator[None]:
+    """Nothing that is ordered gets into etcd meanwhile."""
+    pids = member_pids(cluster)
+    assert len(pids) == 3
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def serving(mount: Path) -> None:
+    """A new master answers early from its second command on."""
+    for number in range(3):
+        (mount / f"warm-{number}").mkdir()
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_what_was_answered_before_the_master_died_is_there_afterwards(
+    etcd_cluster: Cluster, rounds: Callable[[int, int], int]
+) -> None:
+    mount, other = etcd_cluster.mount(), etcd_cluster.mount("other")
+    for number in range(rounds(1, 10)):
+        folder = mount / f"round-{number}"
+        folder.mkdir()
+        (folder / "old").write_bytes(b"old")
+        serving(folder)
+        master = etcd_cluster.master()
+        with etcd_stopped(etcd_cluster):
+            begun_s = time.monotonic()
+            (folder / "made").mkdir()
+            (folder / "made" / "file").write_bytes(b"few bytes")
+            (folder / "old").rename(folder / "made" / "new")
+            (folder / "made" / "link").symlink_to("file")
+            (folder / "warm-0").rmdir()
+            assert time.monotonic() - begun_s < EARLY_MAX_S
+            inodes = {name: (folder / "made" / name).lstat().st_ino for name in ("file", "new", "link")}
+            kill(etcd_cluster.pid(master))
+        for seen in (folder, other / f"round-{number}"):
+            assert {each.name for each in seen.iterdir()} == {"made", "warm-1", "warm-2"}
+            assert (seen / "made" / "file").read_bytes() == b"few bytes"
+            assert (seen / "made" / "new").read_bytes() == b"old"
+            assert {name: (seen / "made" / name).lstat().st_ino for name in inodes} == inodes
+        (folder / "made" / "after").write_bytes(b"after")
+        etcd_cluster.start(master)
+    wait_until(lambda: run("fsck", "--cluster", etcd_cluster.addresses).returncode == 0, "a clean fsck")
+
+
+def test_fsync_waits_for_what_was_answered_early(etcd_cluster: Cluster) -> None:
+    mount = etcd_cluster.mount()
+    serving(mount)
+    synced_s: list[float] = []
+    with etcd_stopped(etcd_cluster):
+        with (mount / "file").open("wb", buffering=0) as file:
+            file.write(b"synced")
+            thread = Thread(target=lambda: (os.fsync(file.fileno()), synced_s.append(time.monotonic())))
+            thread.start()
+            thread.join(1.0)
+            assert not synced_s
+            continued_s = time.monotonic()
+            for pid in member_pids(etcd_cluster):
+                os.kill(pid, signal.SIGCONT)
+            thread.join(30)
+    assert synced_s
+    assert synced_s[0] > continued_s
+
+
+def test_nothing_synced_is_lost_with_master_and_mount(etcd_cluster: Cluster) -> None:
+    """Both are killed at once: what was answered early may go, in order, and nothing that was synced."""
+    mount = etcd_cluster.mount()
+    (mount / "synced").mkdir()
+    descriptor = os.open(mount, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    serving(mount)
+    master = etcd_cluster.master()
+    with etcd_stopped(etcd_cluster):
+        for number in range(10):
+            (mount / f"early-{number}").mkdir()
+        kill(mount_pid(mount))
+        kill(etcd_cluster.pid(master))
+    names = {each.name for each in etcd_cluster.remount(mount).iterdir()}
+    early = [f"early-{number}" in names for number in range(10)]
+    assert "synced" in names
+    assert early == sorted(early, reverse=True)
+    wait_until(lambda: run("fsck", "--cluster", etcd_cluster.addresses).returncode == 0, "a clean fsck")
+
+
+def test_another_mount_never_sees_what_may_be_lost(etcd_cluster: Cluster) -> None:
+    mount, other = etcd_cluster.mount(), etcd_cluster.mount("other")
+    serving(mount)
+    os.listdir(other)
+    seen: list[bool] = []
+    with etcd_stopped(etcd_cluster):
+        (mount / "early").mkdir()
+        thread = Thread(target=lambda: seen.append((other / "early").exists()))
+        thread.start()
+        thread.join(0.5)
+        assert not seen  # the question waits until the answer cannot be taken back
+    thread.join(30)
+    assert seen == [True]

@@ -1,0 +1,42 @@
+"""What a session keeps for the next master."""
+
+from wormfs.client.kept_entries import KeptEntries
+
+
+def kept(first: int, count: int) -> KeptEntries:
+    made = KeptEntries()
+    made.keep(first, [b"%d" % number for number in range(first, first + count)])
+    return made
+
+
+def test_entries_are_kept_in_order_and_dropped_when_settled() -> None:
+    made = kept(5, 3)
+    made.keep(8, [b"8"])
+    assert made.all() == [b"5", b"6", b"7", b"8"]
+    made.settle(6)
+    assert made.all() == [b"7", b"8"]
+    made.settle(3)
+    assert made.all() == [b"7", b"8"]
+    made.settle(8)
+    assert made.all() == []
+    assert len(made) == 0
+
+
+def test_what_lies_before_a_gap_is_settled() -> None:
+    made = kept(5, 3)
+    made.keep(10, [b"10"])
+    assert made.all() == [b"10"]
+
+
+def test_entries_pushed_twice_are_kept_once() -> None:
+    """A resumed connection is told anew of all that is unsettled."""
+    made = kept(5, 3)
+    made.keep(6, [b"6", b"7", b"8"])
+    assert made.all() == [b"5", b"6", b"7", b"8"]
+
+
+def test_a_settled_sequence_beyond_the_last_leaves_room_for_what_comes() -> None:
+    made = kept(5, 2)
+    made.settle(20)
+    made.keep(21, [b"21"])
+    assert made.all() == [b"21"]
