@@ -94,6 +94,7 @@ class ReplicaRole:
         silent = named = False
         while True:
             try:
+                await refuse_other_history(self._client, self._keys, self._replica)  # before others may ask for it
                 if not named:
                     await self._name_replica()
                     named = True
@@ -101,7 +102,6 @@ class ReplicaRole:
                 if silent:
                     log.info("etcd answers again")
                 silent = False
-                await refuse_other_history(self._client, self._keys, self._replica)
                 if leader is None:
                     await self._campaign()
                 else:
