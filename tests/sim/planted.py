@@ -92,7 +92,7 @@ def planted(name: str) -> Iterator[None]:
         yield
 
 
-FIRST_SEED = {"late attempts are done": 30}
+FIRST_SEED = {"no epoch in the append's compares": 17, "late attempts are done": 32}
 """Where to begin, for one that few seeds find; 0 for the others."""
 
 
