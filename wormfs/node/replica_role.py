@@ -94,7 +94,8 @@ class ReplicaRole:
         silent = named = False
         while True:
             try:
-                await refuse_other_history(self._client, self._keys, self._replica)  # before others may ask for it
+                # Before it is named, and others ask for it.
+                await refuse_other_history(self._client, self._keys, self._replica)
                 if not named:
                     await self._name_replica()
                     named = True
