@@ -62,9 +62,9 @@ def _metadata(arguments: argparse.Namespace) -> MetadataConfig:
 def _list(arguments: argparse.Namespace) -> int:
     states = trio.run(member_states, _metadata(arguments))
     if arguments.json:
-        print_json(_plain(states))
+        print_json(members_json(states))
     else:
-        print(_text(states))
+        print(members_text(states))
     return 0
 
 
@@ -92,7 +92,8 @@ def _healthy(states: Sequence[MemberState]) -> tuple[int, int]:
     return sum(not state.problem for state in voters), len(voters)
 
 
-def _plain(states: Sequence[MemberState]) -> dict[str, object]:
+def members_json(states: Sequence[MemberState]) -> dict[str, object]:
+    """What `list --json` prints."""
     healthy, voters = _healthy(states)
     return {
         "healthy": healthy,
@@ -116,7 +117,8 @@ def _plain(states: Sequence[MemberState]) -> dict[str, object]:
     }
 
 
-def _text(states: Sequence[MemberState]) -> str:
+def members_text(states: Sequence[MemberState]) -> str:
+    """The same for people."""
     rows = [
         [
             state.name,

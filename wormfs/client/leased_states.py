@@ -22,17 +22,19 @@ from wormfs.client.session import Session
 from wormfs.client.stripe_cache import StripeCache
 from wormfs.client.stripe_reader import StripeReader
 from wormfs.client.stripe_writer import StripeWriter
-from wormfs.core.errors import DataLossError, StaleError, UnavailableError, WormError
+from wormfs.core.errors import DataLossError, InvalidError, StaleError, UnavailableError, WormError
 from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import CallReply
-from wormfs.rpc.v1 import metadata_pb2, types_pb2
+from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 
 REMEMBERED_CHANGES = 100_000
 MAP_UNTRUSTED_TRIES = 3
 MAP_TRIES = 16
+FLUSH_AGAIN_S = 0.05
+"""Before bytes whose write lease was lost on the way are committed again."""
 
 
 def _same_stripes(state: InodeState, reply: metadata_pb2.FileMapReply) -> bool:
@@ -127,13 +129,18 @@ class LeasedStates:
         self._adopt_map(state, reply)
 
     async def _ensure_write_lease(self, state: InodeState) -> None:
-        """Hold the write lease; DataLossError when unsaved bytes lost their file to another writer."""
+        """Hold the write lease; DataLossError when unsaved bytes lost their file to another writer.
+
+        The lock is held.
+        """
+        if state.lapsed_change:
+            # Their commits show what became of them; only then can it be told who changed the file.
+            for storing in list(state.storing.values()):
+                await storing.ended.wait()
         for _ in range(8):
             if state.write_lease and self._trusted(state):
                 return
-            request = metadata_pb2.AcquireWriteLeaseRequest(inode=state.inode)
-            request.caller.SetInParent()
-            reply = await self.session.query(methods.METADATA_ACQUIRE_WRITE_LEASE, request)
+            reply = await self._acquire_write_lease(state.inode)
             change = reply.message.attributes.change
             if state.has_dirty and state.lapsed_change and change != state.lapsed_change:
                 error = DataLossError(
@@ -146,23 +153,63 @@ class LeasedStates:
             if reply.message.write_lease and self.session.lease_left_s() > 0:
                 # Even if it is being recalled again: that ends only when we let go of the lock.
                 state.write_lease = state.fresh = True
+                state.lapsed_change = 0
         raise UnavailableError(f"inode {state.inode}: the write lease lapses as fast as it is granted")
+
+    async def _acquire_write_lease(self, inode: int) -> CallReply[metadata_pb2.FileMapReply]:
+        request = metadata_pb2.AcquireWriteLeaseRequest(inode=inode)
+        request.caller.SetInParent()
+        return await self.session.query(methods.METADATA_ACQUIRE_WRITE_LEASE, request)
 
     async def _flush(self, state: InodeState) -> None:
         """Commit what is dirty; the lock is held."""
-        if not state.has_dirty:
-            return
-        try:
-            await self._flush_once(state)
-        except StaleError:  # the lease was lost on the way: had again, the file may still be as it was
-            state.write_lease = False
-            await self._flush_once(state)
+        deadline_s = trio.current_time() + self._options.deadline_s
+        while state.has_dirty:
+            try:
+                await self._ensure_write_lease(state)
+                for index in list(state.dirty):
+                    await self._ensure_map(state, index)
+                await self._writer.flush(state)
+            except StaleError:  # the lease was lost on the way: had again, the file may still be as it was
+                if trio.current_time() > deadline_s:
+                    raise
+                self._doubt(state)
+                await trio.sleep(FLUSH_AGAIN_S)
+            else:
+                return
 
-    async def _flush_once(self, state: InodeState) -> None:
-        await self._ensure_write_lease(state)
-        for index in list(state.dirty):
-            await self._ensure_map(state, index)
-        await self._writer.flush(state)
+    def _doubt(self, state: InodeState) -> None:
+        """The write lease was lost: what is unsaved is committed only if the file is still as it was."""
+        state.write_lease = False
+        if state.has_dirty and not state.lapsed_change:
+            state.lapsed_change = state.attributes.change
+
+    async def before_commit(
+        self, request: metadata_pb2.CommitWriteRequest
+    ) -> CallReply[filesystem_pb2.AttrReply] | None:
+        """As SessionOwner: under a lease that is not sure any more, see first whether the file changed."""
+        state = self._states.get(request.inode)
+        if state is None or not state.lapsed_change:
+            return None
+        if request.stripes and not request.stripes[0].stripe_id:
+            return None  # that is the question below
+        reply = await self._acquire_write_lease(request.inode)
+        if reply.message.attributes.change == state.lapsed_change and reply.message.write_lease:
+            return None
+        # Changed by this very commit, if that had been done before and its answer was lost? One that can
+        # only be refused, under the same number, is answered from the master's memory then.
+        again = metadata_pb2.CommitWriteRequest(caller=request.caller, inode=request.inode)
+        again.stripes.add()
+        try:
+            done = await self.session.query(methods.METADATA_COMMIT_WRITE, again)
+        except InvalidError as error:
+            raise StaleError(
+                f"inode {request.inode} was written without its write lease, and has changed since"
+            ) from error
+        # Of several that were done the last one counts, in whatever order they are told.
+        newest = done.message.attributes
+        newest.change = max(newest.change, state.lapsed_change)
+        return done
 
     def _let_go_if_unused(self, state: InodeState) -> None:
         if state.open_count == 0 and not state.recalls and self._states.get(state.inode) is state:
@@ -195,7 +242,11 @@ class LeasedStates:
 
     def write_leases(self) -> list[int]:
         """As SessionOwner."""
-        return [inode for inode, state in self._states.items() if state.write_lease]
+        return [
+            inode
+            for inode, state in self._states.items()
+            if state.write_lease or (state.lapsed_change and state.has_dirty)
+        ]
 
     def on_recall(self, recall: metadata_pb2.Recall) -> None:
         """As SessionOwner: from here on nothing recalled is trusted."""
@@ -240,12 +291,14 @@ class LeasedStates:
     async def _end_write_lease(self, state: InodeState) -> None:
         """The lock is held."""
         state.append_rest.end()
-        if state.write_lease:
-            try:
+        try:
+            if state.lapsed_change and state.has_dirty:  # claimed, and not used yet
+                await self._ensure_write_lease(state)
+            if state.write_lease:
                 await self._writer.flush(state)
-            except WormError as error:
-                log.error("inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error)
-                state.lapsed_change = state.attributes.change
+        except WormError as error:
+            log.error("inode %d: recalled with bytes that cannot be saved now: %s", state.inode, error)
+            self._doubt(state)
         state.write_lease = False
         state.fresh = False
         if state.giving_up is None:
@@ -290,9 +343,7 @@ class LeasedStates:
         """Ask again before serving anything cached, pages of open files included."""
         for state in self._states.values():
             if state.inode not in kept_write_leases:
-                if state.has_dirty and not state.lapsed_change:
-                    state.lapsed_change = state.attributes.change
-                state.write_lease = False
+                self._doubt(state)
             state.fresh = False
             state.attributes_stale = True
             self._nursery.start_soon(self._kernel.invalidate_inode, state.inode, True)

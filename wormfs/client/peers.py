@@ -7,13 +7,15 @@ from typing import TypeVar
 import trio
 from google.protobuf.message import Message
 
+from wormfs.client.master_search import MasterSearch, addresses_of_master, usable_addresses
 from wormfs.client.options import ClientOptions
-from wormfs.core.errors import DeadlineError, NotFoundError, UnavailableError, WormError
+from wormfs.core.errors import DeadlineError, NotFoundError, UnavailableError
 from wormfs.rpc.frames import Buffer
-from wormfs.rpc.methods import CLUSTER_GET_CLUSTER_MAP, Method
-from wormfs.rpc.stream_client import CallReply, StreamConnection, connect, open_connection
+from wormfs.rpc.methods import Method
+from wormfs.rpc.stream_client import CallReply, StreamConnection, connect
 from wormfs.rpc.v1 import cluster_pb2
 
+__all__ = ["Peer", "PeerTable", "machine_id", "usable_addresses"]
 Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
 
@@ -21,12 +23,6 @@ Rep = TypeVar("Rep", bound=Message)
 def machine_id() -> str:
     """Name this machine until its next boot; processes that share it may share unix sockets."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def usable_addresses(node: cluster_pb2.NodeInfo, own_machine_id: str) -> list[str]:
-    """Return the node's addresses that mean the same thing here as there."""
-    same_machine = node.machine_id == own_machine_id
-    return [each for each in node.addresses if same_machine or not each.startswith("unix:")]
 
 
 class Peer:
@@ -133,10 +129,11 @@ class PeerTable:
 
     def master_addresses(self) -> list[str]:
         """Addresses of the master the map names; empty when it names none."""
-        for node in self.map.nodes:
-            if node.master:
-                return usable_addresses(node, self._own_machine_id)
-        return []
+        return addresses_of_master(self.map, self._own_machine_id)
+
+    def names_as_master(self, found: cluster_pb2.ClusterMap, address: str) -> bool:
+        """Whether a map says that the node at this address is master."""
+        return address in addresses_of_master(found, self._own_machine_id)
 
     def _adopt(self, new: cluster_pb2.ClusterMap) -> None:
         for node in new.nodes:
@@ -154,49 +151,40 @@ class PeerTable:
         self.map = new
 
     async def refresh(self, *, at_most_every_s: float = 0.5) -> None:
-        """Fetch the map anew; UnavailableError when no address answers."""
+        """Fetch the map anew, the master's if it answers; UnavailableError when no node does."""
         async with self._refreshing:
             if trio.current_time() - self._refreshed_s < at_most_every_s:
                 return
-            self._adopt(await self._fetch())
-            self._refreshed_s = trio.current_time()
+            search = await self._search()
+            if search.connection is not None:
+                search.connection.close()
+            if search.map is None:
+                raise search.explain()
 
-    async def _fetch(self) -> cluster_pb2.ClusterMap:
-        tried: list[str] = []
+    async def reach_master(self) -> StreamConnection:
+        """A new connection to the node that says it is master now; it is the caller's, who sets `on_push`.
+
+        Raises UnavailableError when there is none, or none can be reached now.
+        """
+        search = await self._search()
+        if search.connection is None:
+            raise search.explain()
+        return search.connection
+
+    async def _search(self) -> MasterSearch:
+        search = MasterSearch(self._nursery, self._own_machine_id, limit_s=self._options.connect_s)
         candidates = [self.master_addresses(), *([seed] for seed in self._seeds)]
         candidates += [peer.addresses for peer in self._peers.values()]
-        for addresses in candidates:
-            found = await self._ask_map(addresses, tried)
-            if found is None:
-                continue
-            # Another node's map may be a second old; the master's own is not.
-            master = next((node for node in found.nodes if node.master), None)
-            if master is None:
-                return found
-            newest = usable_addresses(master, self._own_machine_id)
-            if set(newest) & set(addresses):
-                return found
-            return await self._ask_map(newest, tried) or found
-        raise UnavailableError(
-            f"no node of the cluster answers: tried {'; '.join(tried) or 'nothing'}; "
-            "check that wormfs-node runs and that the addresses are right"
-        )
-
-    async def _ask_map(self, addresses: Sequence[str], tried: list[str]) -> cluster_pb2.ClusterMap | None:
-        """A node's map; None with a line in `tried` when it has none to give."""
-        if not addresses:
-            return None
         try:
-            async with open_connection(addresses, timeout_s=self._options.connect_s) as connection:
-                reply = await connection.call(
-                    CLUSTER_GET_CLUSTER_MAP,
-                    cluster_pb2.GetClusterMapRequest(),
-                    timeout_s=self._options.connect_s,
-                )
-        except WormError as error:
-            tried.append(f"{addresses[0]} ({error.message})")
-            return None
-        if reply.message.nodes:
-            return reply.message
-        tried.append(f"{addresses[0]} (has no cluster map yet)")
-        return None
+            await search.run(candidates)
+        except BaseException:
+            if search.connection is not None:
+                search.connection.close()
+            raise
+        # The master's own word counts; others' maps may be older than the one that is here.
+        found = search.map
+        if found is not None:
+            if search.connection is not None or found.version >= self.map.version:
+                self._adopt(found)
+            self._refreshed_s = trio.current_time()
+        return search

@@ -2,18 +2,20 @@
 
 The session belongs to its id, not to a connection: after a lost connection it is taken up again
 on a new one, and a command that got no answer is sent again under its old number, which the
-master answers from memory if it had been done.
+master answers from memory if it had been done. A connection on which a call hangs is given up as
+soon as another node turns out to be master, or the master to be reached anew (link_watch.py).
 """
 
 import logging
 import random
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import trio
 from google.protobuf.message import Message
 
 from wormfs.client.kept_entries import KeptEntries
+from wormfs.client.link_watch import LinkWatch
 from wormfs.client.options import ClientOptions
 from wormfs.client.peers import PeerTable
 from wormfs.core.errors import (
@@ -25,13 +27,14 @@ from wormfs.core.errors import (
 )
 from wormfs.rpc.methods import (
     METADATA_CLOSE_SESSION,
+    METADATA_COMMIT_WRITE,
     METADATA_OPEN_SESSION,
     METADATA_RECALL_DONE,
     METADATA_RENEW_SESSION,
     Method,
 )
-from wormfs.rpc.stream_client import CallReply, StreamConnection, connect
-from wormfs.rpc.v1 import metadata_pb2, types_pb2
+from wormfs.rpc.stream_client import CallReply, StreamConnection
+from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 Req = TypeVar("Req", bound=Message)
@@ -41,7 +44,8 @@ LEASE_MARGIN_S = 1.0
 """The client stops trusting its leases this long before the master may give them away."""
 TRY_S = 10.0
 """One attempt at a call; a recall or a restarted master may hold an answer back for a lease's length."""
-
+RESUME_S = 3.0
+"""One attempt to resume: nothing but the log in etcd can hold its answer back."""
 RETRY_PAUSE_MAX_S = 0.2
 """Between attempts while there is no master: about a tenth of what an election takes."""
 
@@ -62,7 +66,15 @@ class SessionOwner(Protocol):
         """Inodes held open, one entry for each open."""
 
     def write_leases(self) -> list[int]:
-        """Inodes whose write lease is held."""
+        """Inodes whose write lease is held, or was held and is wanted back for what is unsaved."""
+
+    async def before_commit(
+        self, request: metadata_pb2.CommitWriteRequest
+    ) -> CallReply[filesystem_pb2.AttrReply] | None:
+        """Whether a commit may be sent: None, or what was answered to it when it was done before.
+
+        Raises StaleError when it must not, since what it was written over may have changed.
+        """
 
     def on_lapse(self) -> None:
         """The leases may have run out unseen: nothing cached may be served any more."""
@@ -107,8 +119,10 @@ class Session:
         self._valid_until_s = -1e9
         self._handed_until_s = -1e9  # what was handed out as cacheable is gone by then
         self._lapsed = True
+        self._extended = trio.Event()
         self._link: _Link | None = None
         self._linking = trio.Lock()
+        self._watch = LinkWatch(peers)
         self._operation = 0
         self._outstanding: dict[int, None] = {}
         self._kept = KeptEntries()
@@ -166,18 +180,16 @@ class Session:
                 link = self._link
                 if link is None or link.connection.closed.is_set():
                     link = await self._relink(deadline_s)
+                if method is METADATA_COMMIT_WRITE:
+                    done: Any = await self._owner.before_commit(request)  # type: ignore[arg-type]
+                    if done is not None:
+                        return done  # type: ignore[no-any-return]
+                    link = self._link if self._link is link else None
+                if link is None:
+                    continue
                 if caller is not None:
-                    if caller.operation and incarnation and incarnation != link.incarnation:
-                        raise SessionExpiredError(
-                            f"{method.name} was under way when the session expired; whether it was done "
-                            "is not known"
-                        )
-                    incarnation = link.incarnation
-                    caller.session_id = self._session_id
-                    caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
-                sent_s = trio.current_time()
-                try_s = max(0.01, min(TRY_S, deadline_s - sent_s))
-                return _as_fresh(await link.connection.call(method, request, timeout_s=try_s), sent_s)
+                    incarnation = self._sign(caller, link, incarnation, method.name)
+                return await self._ask(link, method, request, deadline_s)
             except (UnavailableError, NotMasterError) as error:
                 if isinstance(error, SessionExpiredError):
                     if incarnation and caller is not None and caller.operation:
@@ -195,6 +207,30 @@ class Session:
                 await trio.sleep(min(pause_s * (0.5 + self._random.random()), left_s))
                 pause_s = min(pause_s * 2, RETRY_PAUSE_MAX_S)
 
+    def _sign(self, caller: types_pb2.Caller, link: _Link, incarnation: int, method: str) -> int:
+        """Say who asks; `incarnation` is that of the attempt before, 0 for none. Answers this one's."""
+        if caller.operation and incarnation and incarnation != link.incarnation:
+            raise SessionExpiredError(
+                f"{method} was under way when the session expired; whether it was done is not known"
+            )
+        caller.session_id = self._session_id
+        caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
+        return link.incarnation
+
+    async def _ask(
+        self, link: _Link, method: Method[Req, Rep], request: Req, deadline_s: float
+    ) -> CallReply[Rep]:
+        """One attempt."""
+        sent_s = trio.current_time()
+        begun = self._watch.begin(link.connection)
+        try:
+            reply = await link.connection.call(
+                method, request, timeout_s=max(0.01, min(TRY_S, deadline_s - sent_s))
+            )
+        finally:
+            self._watch.end(begun)
+        return _as_fresh(reply, sent_s)
+
     # --- the connection ------------------------------------------------------------------
 
     def _unlink(self, link: _Link | None) -> None:
@@ -204,33 +240,19 @@ class Session:
             link.connection.close()
 
     async def _relink(self, deadline_s: float) -> _Link:
-        async with self._linking:
-            link = self._link
-            if link is not None and not link.connection.closed.is_set():
-                return link
-            with trio.move_on_at(deadline_s):
+        with trio.move_on_at(deadline_s):
+            async with self._linking:
+                link = self._link
+                if link is not None and not link.connection.closed.is_set():
+                    return link
                 return await self._dial()
-            raise DeadlineError("no connection to the metadata master within the deadline")
+        raise DeadlineError("no connection to the metadata master within the deadline")
 
     async def _dial(self) -> _Link:
-        if not self._peers.master_addresses():
-            await self._peers.refresh(at_most_every_s=RETRY_PAUSE_MAX_S)
-        addresses = self._peers.master_addresses()
-        if not addresses:
-            raise UnavailableError("the cluster has no metadata master now; see `wormfs status`")
-        try:
-            connection = await connect(
-                self._nursery, addresses, timeout_s=self._options.connect_s, on_push=self._on_push
-            )
-        except WormError:
-            await self._peers.refresh(at_most_every_s=RETRY_PAUSE_MAX_S)
-            raise
+        connection = self._watch.take_found() or await self._peers.reach_master()
+        connection.on_push = self._on_push
         try:
             return await self._introduce(connection)
-        except NotMasterError:
-            connection.close()
-            await self._peers.refresh(at_most_every_s=RETRY_PAUSE_MAX_S)
-            raise
         except BaseException:
             connection.close()
             raise
@@ -246,7 +268,10 @@ class Session:
             kept_entries=self._kept.all(),
         )
         sent_s = trio.current_time()
-        reply = (await connection.call(METADATA_OPEN_SESSION, request, timeout_s=TRY_S)).message
+        # A new session is not asked for in haste: each attempt may leave one behind.
+        try_s = RESUME_S if self._session_id else TRY_S
+        reply = (await connection.call(METADATA_OPEN_SESSION, request, timeout_s=try_s)).message
+        self._note_lapse()
         if reply.entries_lost:
             log.error(
                 "%d changes answered by a master that failed are lost: others had been served without them",
@@ -272,6 +297,12 @@ class Session:
     def _extend_lease(self, sent_s: float) -> None:
         self._valid_until_s = sent_s + self._lease_s - LEASE_MARGIN_S
         self._lapsed = False
+        self._extended.set()
+
+    def _note_lapse(self) -> None:
+        if not self._lapsed and trio.current_time() >= self._valid_until_s:
+            self._lapsed = True
+            self._owner.on_lapse()
 
     # --- leases --------------------------------------------------------------------------
 
@@ -299,26 +330,48 @@ class Session:
         """Open the session, then keep its lease alive until cancelled."""
         await self._relink(trio.current_time() + self._options.deadline_s)
         task_status.started()
-        while True:
-            await trio.sleep(self._lease_s / 3)
-            sent_s = trio.current_time()
-            if sent_s > self._valid_until_s and not self._lapsed:
-                self._lapsed = True
-                self._owner.on_lapse()
-            try:
-                await self._renew(sent_s)
-            except WormError as error:
-                log.warning("the session was not renewed: %s", error.message)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._note_lapses)
+            nursery.start_soon(self._keep_alive)
 
-    async def _renew(self, sent_s: float) -> None:
+    async def _note_lapses(self) -> NoReturn:
+        while True:
+            await trio.sleep_until(self._valid_until_s)
+            self._note_lapse()
+            if self._lapsed:
+                self._extended = trio.Event()
+                await self._extended.wait()
+
+    async def _keep_alive(self) -> NoReturn:
+        silent = False
+        while True:
+            try:
+                await self._renew()
+            except WormError as error:
+                log.log(
+                    logging.DEBUG if silent else logging.WARNING,
+                    "the session was not renewed: %s",
+                    error.message,
+                )
+                silent = True
+                await trio.sleep(RETRY_PAUSE_MAX_S)
+            else:
+                silent = False
+                await trio.sleep(self._lease_s / 3)
+
+    async def _renew(self) -> None:
+        patience_s = self._lease_s / 3
         link = self._link
+        sent_s = trio.current_time()
         if link is None or link.connection.closed.is_set():
-            with trio.move_on_after(self._lease_s / 3):
-                await self._relink(trio.current_time() + self._lease_s / 3)
+            await self._relink(sent_s + self._lease_s)
             return
         request = metadata_pb2.RenewSessionRequest(session_id=self._session_id)
         try:
-            reply = await link.connection.call(METADATA_RENEW_SESSION, request, timeout_s=self._lease_s / 3)
+            reply = await self._ask(link, METADATA_RENEW_SESSION, request, sent_s + patience_s)
+        except DeadlineError:
+            raise  # the watch knows whether another connection would be better
         except UnavailableError:
             self._unlink(link)
             raise

@@ -1,7 +1,9 @@
 """Keeping log and state whole while disks fail: commits, syncs, snapshots, re-replication.
 
 Owns which SQLite file is live. Whatever happens to it, callers go on: it is copied from its still
-open connection, or rebuilt from snapshot and log, on the first healthy metadata disk.
+open connection, or rebuilt from snapshot and log, on the first healthy metadata disk. When no disk
+takes it there is no state: every use of it is an UnavailableError, the log goes on, and a care round
+makes the state again once there is room.
 """
 
 import logging
@@ -10,11 +12,13 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
-from wormfs.core.errors import DiskError, UnavailableError, WormError
+from wormfs.core.errors import UnavailableError, WormError
 from wormfs.metadata import state_files
 from wormfs.metadata.embedded_log import EmbeddedLog
 from wormfs.metadata.log_port import EventLog
@@ -27,14 +31,15 @@ CARE_INTERVAL_S = 1.0
 SNAPSHOT_LOG_BYTES = 64 << 20
 """A snapshot is taken when the log since the last is longer than this and than the state."""
 CHECKPOINT_WAL_BYTES = 8 << 20
-REBUILD_PAUSE_S = 1.0
 RESERVE_SEGMENTS = 3
 """Room kept on the state's disk, in log segments: for one more of them and the write-ahead log."""
+T = TypeVar("T")
+_NO_MEMBERS = "no disk holds the metadata log: bring a metadata disk back, and start the node again"
 logger = logging.getLogger(__name__)
 
 
 class StateKeeper:
-    """The live state and the care for its disks."""
+    """The live state and the care for its disks. Without room for a state at the start it begins without."""
 
     def __init__(self, log: EmbeddedLog, disks: Sequence[Path]) -> None:
         self._log = log
@@ -44,23 +49,58 @@ class StateKeeper:
         self._snapshotting = False
         self._no_rebuild_before_s = 0.0  # the last attempt failed just now
         self.short_of_space = ""  # why no command that needs space is taken; empty: it is
-        self.state: SqliteState
-        self._install(*state_files.open_state(log, disks))
+        self.on_loss: Callable[[str], None] | None = None  # told why there is no state any more
+        self._state: SqliteState | None = None
+        self._last: SqliteState | None = None  # the newest there was; what it has in memory can be read
+        self._problem = ""  # why there is no state
+        self.disk = log.member_disks()[0]
+        try:
+            self._install(*state_files.open_state(log, disks))
+        except UnavailableError as error:
+            self._lost(error.message)
+
+    @property
+    def state(self) -> SqliteState:
+        """The live state, at the log's end. Raises UnavailableError while there is none."""
+        if self._state is None:
+            raise UnavailableError(self._problem)
+        return self._state
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no state now."""
+        return self._state is None
+
+    @property
+    def identity(self) -> SqliteState:
+        """The state, or the one there was last: only for its head and policy, which it has in memory.
+
+        Raises UnavailableError when there was none since the start.
+        """
+        return self._last if self._last is not None else self.state
 
     def _install(self, state: SqliteState, disk: Path) -> None:
-        self.state = state
+        if self._problem:
+            logger.warning("there is a metadata state again, on %s", disk)
+        self._state = self._last = state
+        self._problem = ""
         self.disk = disk
-        found = state_files.state_path(disk).stat()
-        self._identity = (found.st_dev, found.st_ino)
+        self._identity = (0, 0)
+        with suppress(OSError):  # gone already: the next round sees it
+            found = state_files.state_path(disk).stat()
+            self._identity = (found.st_dev, found.st_ino)
 
     def close(self) -> None:
         """Commit and close the state, sync and close the node's log."""
-        try:
-            if self.source.settled_sequence >= self.state.applied:
-                self.state.commit()
-        except sqlite3.Error as error:
-            logger.warning("metadata state not committed, it will be rebuilt: %s", error)
-        self.state.close()
+        state, self._state = self._state, None
+        self._problem = "the metadata is closed"
+        if state is not None:
+            try:
+                if self.source.settled_sequence >= state.applied:
+                    state.commit()
+            except sqlite3.Error as error:
+                logger.warning("metadata state not committed, it will be rebuilt: %s", error)
+            state.close()
         self._log.close()
 
     @property
@@ -79,49 +119,116 @@ class StateKeeper:
 
     # --- the live file ------------------------------------------------------------------------
 
-    def recover_state(self, reason: str) -> None:
-        """SQLite reported an error: put a sound state in its place. UnavailableError when none can be."""
-        self.rebuild_state(reason)
+    def put_right(self, error: sqlite3.Error, again: Callable[[], T]) -> T:
+        """SQLite failed under what had changed nothing yet: do it again on a sound state.
+
+        Raises UnavailableError when there is none, and what `again` raises.
+        """
+        self.rebuild_state(str(error))
+        try:
+            return again()
+        except sqlite3.Error as failed:
+            raise UnavailableError(f"the metadata state on {self.disk} fails: {failed}; check it") from failed
+
+    def commit(self) -> None:
+        """Commit the state; one that cannot be committed is rebuilt. Raises UnavailableError.
+
+        SQLite may have rolled all back that was not committed: such a state must not be read.
+        """
+        try:
+            self.state.commit()
+        except sqlite3.Error as error:
+            self.rebuild_state(str(error))
 
     def rebuild_state(self, reason: str) -> None:
-        """Throw the state away and build it from snapshot and log."""
-        if time.monotonic() < self._no_rebuild_before_s:
-            raise UnavailableError(
-                "no disk takes the metadata state: bring a metadata disk back, or free space"
-            )
+        """Throw the state away and build it from snapshot and log.
+
+        Raises UnavailableError when no disk takes it: then there is none until a care round has made it.
+        """
         logger.warning("metadata state on %s is rebuilt: %s", self.disk, reason)
+        state, self._state = self._state, None
+        if state is not None:
+            state.close()
+        try:
+            self._build()
+        except Exception as error:  # whatever it is: there is no state now
+            self._lost(str(error))
+            raise
+
+    def _lost(self, problem: str) -> None:
+        if problem != self._problem:
+            logger.error("there is no metadata state now: %s", problem)
+        self._problem = problem
+        if self.on_loss is not None:
+            self.on_loss(problem)
+
+    def _build(self) -> None:
         members = self._log.member_disks()
         if not members:
-            raise UnavailableError("no disk holds the metadata log: bring a metadata disk back")
-        self.state.close()
+            raise UnavailableError(_NO_MEMBERS)
         begun_s = time.monotonic()
         try:
             # The disk that just failed comes last.
-            made = state_files.rebuild(self._log, sorted(members, key=lambda disk: disk == self.disk))
-        except UnavailableError:
+            disks = sorted(members, key=lambda disk: disk == self.disk)
+            self._install(*state_files.rebuild(self._log, disks, self.source))
+        finally:
             now_s = time.monotonic()
-            self._no_rebuild_before_s = now_s + max(REBUILD_PAUSE_S, 4 * (now_s - begun_s))
-            raise
-        self._install(*made)
-        state_files.apply_all(self.state, self.source)
+            self._no_rebuild_before_s = now_s + 4 * (now_s - begun_s)
+
+    def _make_again(self) -> None:
+        """Make the state that is lost, if there is room now."""
+        if time.monotonic() < self._no_rebuild_before_s:
+            return
+        snapshot = self._log.snapshot
+        needed = self._log.segment_bytes + (snapshot.length_bytes if snapshot is not None else 0)
+        if not any(_free_bytes(disk) >= needed for disk in self._log.member_disks()):
+            return
+        try:
+            self._build()
+        except WormError as error:
+            self._lost(error.message)
 
     def reset_state(self) -> None:
-        """Take back what was applied and is not in the log; `source` is the node's own log (again)."""
-        self.state.rollback()
-        if self.state.applied > self._log.last_sequence:
-            self.rebuild_state(f"it holds {self.state.applied} entries, the log {self._log.last_sequence}")
-        else:
-            state_files.replay(self.state, self._log)
+        """Take back what was applied and is not in the log; `source` is the node's own log (again).
+
+        Raises DataLossError. What cannot be made now is made by a care round.
+        """
+        if self._state is None:
+            return
+        problem = f"it holds {self._state.applied} entries, the log {self._log.last_sequence}"
+        try:
+            self._state.rollback()
+            if self._state.applied <= self._log.last_sequence:
+                state_files.replay(self._state, self._log)
+                return
+        except sqlite3.Error as error:
+            problem = str(error)
+        with suppress(UnavailableError):
+            self.rebuild_state(problem)
 
     def move_state(self, reason: str) -> None:
-        """The live file was deleted, or its disk given up: go on with a copy on another disk."""
+        """The live file was deleted, or its disk given up: go on with a copy on another disk.
+
+        Raises UnavailableError.
+        """
         logger.warning("metadata state leaves %s: %s", self.disk, reason)
-        moved = state_files.move_live(self.state, self._log.used_disks())
-        if moved is None:
-            self.rebuild_state("it could not be copied")
+        if self._moved_to(self._log.used_disks()):
             return
-        self.state.close()
-        self._install(*moved)
+        if not self._log.member_disks():
+            raise UnavailableError(_NO_MEMBERS)  # the open connection holds all there is
+        self.rebuild_state("it could not be copied")
+
+    def _moved_to(self, disks: Sequence[Path]) -> bool:
+        """Whether the state is somewhere else now: copied to one of these disks, or rebuilt."""
+        before = self.state
+        self.commit()
+        if self._state is not before:
+            return True
+        moved = state_files.move_live(before, disks)
+        if moved is not None:
+            before.close()
+            self._install(*moved)
+        return moved is not None
 
     def check_state(self) -> None:
         """Move the state if its file is no longer where it was made."""
@@ -152,13 +259,10 @@ class StateKeeper:
                 logger.error("the disk of the metadata, %s, is nearly full: no new metadata", self.disk)
             self.short_of_space = f"the disk of the metadata, {self.disk}, is nearly full: free some space"
             return
-        left = state_files.state_path(self.disk).parent
-        moved = state_files.move_live(self.state, roomy)
-        if moved is not None:
-            logger.warning("metadata state leaves %s, which is nearly full", self.disk)
-            self.state.close()
-            self._install(*moved)
-            shutil.rmtree(left, ignore_errors=True)
+        left = self.disk
+        if self._moved_to(roomy) and self.disk != left:
+            logger.warning("metadata state left %s, which is nearly full", left)
+            shutil.rmtree(state_files.state_path(left).parent, ignore_errors=True)
 
     # --- disks --------------------------------------------------------------------------------
 
@@ -166,8 +270,9 @@ class StateKeeper:
         """Use a disk no more."""
         self._failed.add(path)
         self._log.drop([path], "its disk failed")
-        if self.disk == path and self._log.used_disks():
-            self.move_state("its disk failed")
+        if self.disk == path and self._state is not None and self._log.used_disks():
+            with suppress(UnavailableError):  # there is no state then, and a care round makes it
+                self.move_state("its disk failed")
 
     def disk_usable(self, path: Path) -> None:
         """A disk may be used (again)."""
@@ -187,13 +292,14 @@ class StateKeeper:
         """Bring the number of copies up to what is wanted, as far as there are disks. Blocks."""
         joining = self._begin_joins()
         if joining:
+            self.commit()
             self._stored(take(state_files.state_path(self.disk), self._folders()), joining)
 
     def _begin_joins(self) -> list[Path]:
-        joining = [disk for disk in self._spares() if self._log.begin_join(disk)]
-        if joining:
-            self.state.commit()
-        return joining
+        """Disks that take every append from now on; they count once a snapshot is on them."""
+        if self._state is None or self._snapshotting:
+            return []  # without a state no snapshot can be had, and what lies on a spare disk may be needed
+        return [disk for disk in self._spares() if self._log.begin_join(disk)]
 
     def _folders(self) -> list[Path]:
         return [disk / "metadata" / "snapshots" for disk in self._log.used_disks()]
@@ -206,20 +312,22 @@ class StateKeeper:
         self._log.snapshot_stored(taken.info)
 
     async def snapshot(self, joining: Sequence[Path] = ()) -> None:
-        """Store a snapshot on every member, count joining ones in, trim the log."""
+        """Store a snapshot on every member, count joining ones in, trim the log.
+
+        Raises UnavailableError, DiskError, NoSpaceError, sqlite3.Error.
+        """
         if self._snapshotting:
             return
         self._snapshotting = True
         try:
-            async with self.source.settled():
-                self._log.begin_segment()
-                self.state.commit()
-            database = state_files.state_path(self.disk)
             try:
+                async with self.source.settled():
+                    self._log.begin_segment()
+                    self.commit()
+                database = state_files.state_path(self.disk)
                 taken = await trio.to_thread.run_sync(take, database, self._folders())
-            except (sqlite3.Error, DiskError):
-                for disk in joining:
-                    self._log.drop([disk], "no snapshot could be stored")
+            except (sqlite3.Error, WormError):
+                self._log.drop(joining, "no snapshot could be stored")
                 raise
             self._stored(taken, joining)
         finally:
@@ -244,11 +352,10 @@ class StateKeeper:
             await trio.sleep(interval_s)
 
     async def _commit(self) -> None:
-        async with self.source.settled():
-            try:
-                self.state.commit()
-            except sqlite3.Error as error:
-                self.rebuild_state(str(error))
+        if self._state is not None:
+            async with self.source.settled():
+                if self._state is not None:
+                    self.commit()
         await trio.lowlevel.checkpoint()
 
     async def _sync(self) -> None:
@@ -257,6 +364,10 @@ class StateKeeper:
     async def care(self) -> None:
         """One round: lost copies and files, missing copies, snapshots, the write-ahead log's length."""
         self._log.check_members()
+        if self._state is None:
+            self._make_again()
+        if self._state is None:
+            return
         joining = self._begin_joins()
         if not self._log.used_disks():
             return  # the open connection keeps the state until a disk is back
@@ -278,10 +389,10 @@ class StateKeeper:
         if not wal.exists() or wal.stat().st_size < CHECKPOINT_WAL_BYTES:
             return
         async with self.source.settled():
-            self.state.commit()
+            self.commit()
         await trio.to_thread.run_sync(_checkpoint_apart, path)
         async with self.source.settled():
-            self.state.commit()
+            self.commit()
         # What came meanwhile is little; with nothing left over, the next write begins the file anew.
         # A reader (a snapshot) in the way: not now, without waiting for it on this thread.
         self.state.connection.execute("PRAGMA busy_timeout=0")

@@ -5,13 +5,15 @@ to the trio thread. The order for a command is: decide on the state, append to t
 answer; so what was answered is in the log, and the state can always be rebuilt from it.
 """
 
+import functools
 import logging
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError, Message
@@ -25,6 +27,7 @@ from wormfs.core.errors import (
     NoSpaceError,
     NotFoundError,
     SessionExpiredError,
+    UnavailableError,
 )
 from wormfs.core.ordering import Place, is_independent, may_follow, next_tail
 from wormfs.core.records import Counts, FileStripe, GarbageChunk, Restored, Session, Stripe
@@ -51,6 +54,8 @@ from wormfs.metadata.state_files import apply_entry, place_of
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
 
 COMMIT_ENTRIES = 2_000
+P = ParamSpec("P")
+R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
@@ -69,17 +74,35 @@ class StripesPage(NamedTuple):
     next: tuple[int, int] | None  # the cursor of the next page; None: the end
 
 
+def _recovering(
+    method: Callable[Concatenate["Machine", P], R],
+) -> Callable[Concatenate["Machine", P], R]:
+    """When SQLite fails under `method`, which then has changed nothing, try again on a sound state."""
+
+    @functools.wraps(method)
+    def tried(machine: "Machine", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(machine, *args, **kwargs)
+        except sqlite3.Error as error:
+            return machine._keeper.put_right(error, lambda: method(machine, *args, **kwargs))
+
+    return tried
+
+
 class Machine:
-    """The metadata of a cluster. Made by `open`."""
+    """The metadata of a cluster. Made by `open`.
+
+    While the keeper has no state (no disk takes it), what needs one raises UnavailableError.
+    """
 
     def __init__(self, keeper: StateKeeper, log: EventLog, clock: Callable[[], int]) -> None:
         self._keeper = keeper
         self._log = log
         self._clock = clock
         self._uncommitted = 0
-        self._first_served = (
-            0  # the first entry of this mastership that is not independent, see core.ordering
-        )
+        self._first_served = 0  # the first entry of this mastership that is not independent (core.ordering)
+        self._nodes_told: list[cluster_pb2.NodeInfo] = []
+        self._disks_told: list[cluster_pb2.DiskInfo] = []
         self.epoch = 0
 
     @classmethod
@@ -120,10 +143,18 @@ class Machine:
         Raises DataLossError, WrongClusterError, UnavailableError (no disk can be written).
         """
         log = EmbeddedLog.open(directories, copies=copies, create=create, segment_bytes=segment_bytes)
-        keeper = StateKeeper(log, directories)
-        # The node is the only candidate; the epoch still tells histories apart.
-        machine = cls.lead(keeper, log, keeper.state.epoch + 1, node=node, clock=clock)
-        keeper.replicate_now()
+        try:
+            keeper = StateKeeper(log, directories)
+        except BaseException:
+            log.close()
+            raise
+        try:
+            # The node is the only candidate; the epoch still tells histories apart.
+            machine = cls.lead(keeper, log, keeper.state.epoch + 1, node=node, clock=clock)
+            keeper.replicate_now()
+        except BaseException:
+            keeper.close()
+            raise
         return machine
 
     def close(self) -> None:
@@ -135,17 +166,17 @@ class Machine:
     @property
     def cluster_id(self) -> str:
         """Empty until form_cluster."""
-        return self._keeper.state.cluster_id
+        return self._keeper.identity.cluster_id
 
     @property
     def cluster_name(self) -> str:
         """For people."""
-        return self._keeper.state.cluster_name
+        return self._keeper.identity.cluster_name
 
     @property
     def policy(self) -> Policy:
         """The policy that new files use."""
-        return self._keeper.state.policy
+        return self._keeper.identity.policy
 
     @property
     def sequence(self) -> int:
@@ -160,7 +191,7 @@ class Machine:
     @property
     def restored(self) -> Restored:
         """The backup that the metadata came back from last."""
-        return self._keeper.state.restored
+        return self._keeper.identity.restored
 
     @property
     def next_stripe_id(self) -> int:
@@ -172,12 +203,14 @@ class Machine:
         """Who cares for the state, and takes its snapshots."""
         return self._keeper
 
+    @_recovering
     def form_cluster(self, cluster_id: str, name: str, policy: Policy) -> None:
         """Give the cluster its identity and root directory, once. ExistsError when it has one."""
         if self.cluster_id:
             raise ExistsError(f"this is cluster {self.cluster_id} already")
         self._log_decision(Decision((ev.ClusterFormed(cluster_id, name, policy),)))
 
+    @_recovering
     def set_policy(self, policy: Policy) -> None:
         """Files made from now on use this policy. The caller has checked it."""
         if policy != self.policy:
@@ -187,6 +220,7 @@ class Machine:
         """The policy as the wire has it."""
         return policy_message(self.policy)
 
+    @_recovering
     def register_node(self, node: cluster_pb2.NodeInfo) -> int:
         """Register a node or its changed addresses; answers its number (that of its name, if known).
 
@@ -211,6 +245,7 @@ class Machine:
             self._log_decision(Decision((event,)))
         return number
 
+    @_recovering
     def register_disk(self, disk: cluster_pb2.DiskInfo) -> int:
         """Register a disk of a node, known by its uuid; answers its number."""
         known = {row.uuid: row for row in self._keeper.state.disks()}
@@ -222,7 +257,16 @@ class Machine:
         return number
 
     def nodes(self) -> list[cluster_pb2.NodeInfo]:
-        """Every node as it registered, by number; whether it is online is the caller's knowledge."""
+        """Every node as it registered, by number; whether it is online is the caller's knowledge.
+
+        While there is no state: as it was told last.
+        """
+        with suppress(UnavailableError):
+            self._nodes_told = self._nodes()
+        return list(self._nodes_told)
+
+    @_recovering
+    def _nodes(self) -> list[cluster_pb2.NodeInfo]:
         return [
             cluster_pb2.NodeInfo(
                 number=row.number,
@@ -234,6 +278,7 @@ class Machine:
             for row in self._keeper.state.nodes()
         ]
 
+    @_recovering
     def forget_disk(self, disk: int) -> int:
         """Take a disk out of the cluster, with its garbage, and its node with its last disk.
 
@@ -246,7 +291,13 @@ class Machine:
         return self._log_decision(decide_forget_disk(disk, nodes[disk] if last else 0))
 
     def disks(self) -> list[cluster_pb2.DiskInfo]:
-        """Every disk as it registered, by number."""
+        """Every disk as it registered, by number. While there is no state: as it was told last."""
+        with suppress(UnavailableError):
+            self._disks_told = self._disks()
+        return list(self._disks_told)
+
+    @_recovering
+    def _disks(self) -> list[cluster_pb2.DiskInfo]:
         return [
             cluster_pb2.DiskInfo(number=row.number, uuid=row.uuid, node=row.node, path=row.path)
             for row in self._keeper.state.disks()
@@ -259,8 +310,7 @@ class Machine:
         try:
             return self._execute(request, now_ns)
         except sqlite3.Error as error:
-            self._keeper.recover_state(str(error))
-            return self._execute(request, now_ns)
+            return self._keeper.put_right(error, lambda: self._execute(request, now_ns))
         except OverflowError as error:
             raise InvalidError("a number past 63 bits names nothing here") from error
 
@@ -286,6 +336,7 @@ class Machine:
             self._append(decision, at, caller, reply)
         return Outcome(reply, self._keeper.state.applied, decision.touched)
 
+    @_recovering
     def remembered(self, request: metadata_pb2.AllocateStripesRequest) -> Outcome | None:
         """The reply already given to a retried AllocateStripes, so that no placement need be chosen."""
         return self._remembered(request.caller, type(request))
@@ -309,6 +360,7 @@ class Machine:
             return Outcome(REPLIES[kind].FromString(reply), state.applied)
         return None
 
+    @_recovering
     def targets(self, request: Message) -> tuple[int, ...]:
         """Inodes whose attributes or content the request will read or change (write-lease recalls)."""
         try:
@@ -316,6 +368,7 @@ class Machine:
         except OverflowError:
             return ()
 
+    @_recovering
     def allocate(
         self,
         request: metadata_pb2.AllocateStripesRequest,
@@ -346,6 +399,7 @@ class Machine:
         self._append(decision, at, request.caller, reply)
         return Outcome(reply, self.sequence)
 
+    @_recovering
     def abandon(self, session_id: int, stripe_ids: Sequence[int]) -> int:
         """Make stripes allocated to a session garbage; answers the sequence. Unknown ones are ignored."""
         return self._log_decision(
@@ -354,74 +408,94 @@ class Machine:
 
     # --- sessions, orphans, garbage -----------------------------------------------------------
 
+    @_recovering
     def open_session(self, label: str) -> int:
         """A new session's id."""
         session_id = self._keeper.state.next_session_id
         self._log_decision(decide_open_session(self._keeper.state, label))
         return session_id
 
+    @_recovering
     def close_session(self, session_id: int) -> int:
         """End a session: its allocated stripes become garbage. Answers the sequence; idempotent."""
         return self._log_decision(decide_close_session(self._keeper.state, session_id))
 
+    @_recovering
     def sessions(self) -> list[Session]:
         """Every session, by id."""
         return self._keeper.state.sessions()
 
+    @_recovering
     def has_session(self, session_id: int) -> bool:
         """Whether the session lives."""
         return self._keeper.state.has_session(session_id)
 
+    @_recovering
     def orphans(self, after: int = 0, limit: int = 1_000) -> list[int]:
         """Inodes without a name, above `after`."""
         return self._keeper.state.orphans(after, limit)
 
+    @_recovering
     def free_orphan(self, inode: int) -> bool:
         """One bounded step (some ms) of freeing an orphan nobody holds open; True when it is gone."""
         decision = decide_free_orphan(self._keeper.state, inode)
         self._log_decision(decision)
         return not decision.events or isinstance(decision.events[-1], ev.OrphanFreed)
 
+    @_recovering
     def garbage(self, disk: int, after: int = 0, limit: int = 1_000) -> list[GarbageChunk]:
         """Garbage chunks of a disk with stripe ids above `after`, in order."""
         return self._keeper.state.garbage(disk, after, limit)
 
     def garbage_disks(self) -> list[int]:
-        """Disk numbers that have garbage."""
+        """Disk numbers that have garbage; none is told of while there is no state."""
+        with suppress(UnavailableError):
+            return self._garbage_disks()
+        return []
+
+    @_recovering
+    def _garbage_disks(self) -> list[int]:
         return self._keeper.state.garbage_disks()
 
+    @_recovering
     def chunks_collected(self, disk: int, stripe_ids: Sequence[int]) -> int:
         """A disk no longer holds these garbage chunks. Answers the sequence."""
         return self._log_decision(decide_collected(disk, stripe_ids))
 
     # --- reading the whole state --------------------------------------------------------------
 
+    @_recovering
     def stripes_page(self, after: tuple[int, int] | None = None, limit: int = 1_000) -> StripesPage:
         """Every file's stripes, by inode and index; `after`: the `next` of the page before."""
         stripes = self._keeper.state.stripes_after(after or (0, -1), limit)
         last = stripes[-1] if len(stripes) == limit else None
         return StripesPage(stripes, None if last is None else (last.inode, last.stripe.index))
 
+    @_recovering
     def file_stripes(self, inode: int, first_index: int, limit: int) -> list[Stripe]:
         """A file's stripes from an index on."""
         return list(self._keeper.state.stripes_from(inode, first_index, limit))
 
+    @_recovering
     def stripe_by_id(self, inode: int, stripe_id: int) -> Stripe | None:
         """A file's stripe of that id; looks at every stripe of the file."""
         return self._keeper.state.stripe_by_id(inode, stripe_id)
 
+    @_recovering
     def is_allocated(self, stripe_id: int) -> bool:
         """Whether a session may be writing this stripe now."""
         return self._keeper.state.allocation(stripe_id) is not None
 
+    @_recovering
     def inline_bytes(self, inode: int) -> int:
         """Bytes of a file held in extents."""
         return sum(span.length_bytes for span in self._keeper.state.extent_spans_from(inode, 0))
 
     def counts(self) -> Counts:
         """How much there is of everything; costs nothing."""
-        return self._keeper.state.counts()
+        return self._keeper.identity.counts()
 
+    @_recovering
     def digest(self) -> str:
         """A checksum of the whole state: equal sequences of entries give equal digests."""
         self._keeper.state.begin()
@@ -499,6 +573,7 @@ class Machine:
             self._append(decision, At(self.sequence + 1, self._clock()), None, None)
         return self.sequence
 
+    @_recovering
     def adopt(self, session_id: int, kept: Sequence[bytes]) -> bool:
         """Order anew what a session kept of a mastership before; to be called before anybody is served.
 
@@ -519,6 +594,7 @@ class Machine:
             self._applying(partial(_apply_entry, entry), entry.sequence)
         return True
 
+    @_recovering
     def has_kept(self, session_id: int, kept: Sequence[bytes]) -> bool:
         """Whether all a session kept is in the log. Raises InvalidError as `adopt`."""
         entries = [self._kept_entry(session_id, payload) for payload in kept]

@@ -7,12 +7,14 @@ may be ahead of it, and is reset when the mastership ends.
 import os
 import shutil
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
 
-from wormfs.core.errors import DataLossError, DiskError, UnavailableError
+from wormfs.core.errors import DataLossError, DiskError, NoSpaceError, UnavailableError
 from wormfs.metadata import members as files
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.etcd_keys import EtcdKeys
@@ -64,7 +66,11 @@ class Replica:
             shutil.rmtree(disk / "metadata" / "copy", ignore_errors=True)  # of a verification cut short
         copies = min(REPLICA_COPIES, len(disks))
         log = EmbeddedLog.open(disks, copies=copies, segment_bytes=segment_bytes)
-        keeper = StateKeeper(log, disks)
+        try:
+            keeper = StateKeeper(log, disks)
+        except BaseException:
+            log.close()
+            raise
         keeper.replicate_now()
         return cls(log, keeper, disks)
 
@@ -75,7 +81,10 @@ class Replica:
 
     @property
     def cluster_id(self) -> str:
-        """Empty until the entry that formed the cluster is here."""
+        """Empty until the entry that formed the cluster is here. UnavailableError while there is no state.
+
+        Asked before a node stands for election: one without a state cannot lead.
+        """
         return self.keeper.state.cluster_id
 
     def close(self) -> None:
@@ -95,21 +104,30 @@ class Replica:
             await self._installed.wait()  # only install() ends a keeper's run without a cancellation here
 
     def apply(self, record: LogRecord) -> None:
-        """Take the next entry that etcd has.
+        """Take the next entry that etcd has; while there is no state it goes to the log only.
 
-        Raises GapError when it is not the next one, DataLossError for one of a newer program.
+        Raises GapError when it is not the next one, DataLossError for one of a newer program,
+        UnavailableError when the log takes it on no disk.
         """
         if record.sequence != self.sequence + 1:
             raise GapError(f"entry {record.sequence} of the metadata log cannot follow {self.sequence}")
-        self.log.append(record.sequence, record.payload)
         try:
-            apply_record(self.keeper.state, record)
+            self.log.append(record.sequence, record.payload)
+        except NoSpaceError as error:
+            raise UnavailableError(f"{error.message}; this replica goes on when there is space") from error
+        if self.keeper.is_lost:
+            return
+        state = self.keeper.state
+        try:
+            apply_record(state, record)
         except DataLossError as error:
             # A part of the entry may be applied: it must never be committed.
-            self.keeper.state.rollback()
+            state.rollback()
             raise DataLossError(f"entry {record.sequence} of the metadata log: {error.message}") from error
         except sqlite3.Error as error:
-            self.keeper.recover_state(str(error))  # the entry is in the log, and applied with it
+            # The entry is in the log, and applied with it; without room for a state, later.
+            with suppress(UnavailableError):
+                self.keeper.rebuild_state(str(error))
 
     def apply_batch(self, value: bytes) -> None:
         """Take what is new of a batch as etcd holds it. Raises as apply()."""
@@ -177,6 +195,8 @@ class Replica:
                 self.log, self.keeper = await trio.to_thread.run_sync(self._reopen, file, info.sequence)
             except OSError as error:
                 raise DiskError(f"{file}: the snapshot cannot be installed: {error.strerror}") from error
+            except UnavailableError as error:  # not one to be waited out: this replica is closed
+                raise DiskError(f"{file}: the snapshot cannot be installed: {error.message}") from error
         self._installed.set()
 
     def _reopen(self, file: Path, sequence: int) -> tuple[EmbeddedLog, StateKeeper]:
@@ -199,12 +219,19 @@ class Replica:
 
     # --- roles ------------------------------------------------------------------------------------
 
-    def lead(self, log: EtcdLog, epoch: int, node: int) -> Machine:
-        """Begin a mastership; `log` is at this replica's end."""
-        return Machine.lead(self.keeper, log, epoch, node=node)
+    def lead(
+        self, log: EtcdLog, epoch: int, node: int, *, clock: Callable[[], int] = time.time_ns
+    ) -> Machine:
+        """Begin a mastership; `log` is at this replica's end. The mastership ends when the state is lost.
+
+        `clock`: nanoseconds since 1970 UTC. Raises UnavailableError when there is no state.
+        """
+        self.keeper.on_loss = log._mastership.end  # another node, with a good disk, takes over
+        return Machine.lead(self.keeper, log, epoch, node=node, clock=clock)
 
     def follow(self) -> None:
         """Be a follower (again): what a mastership applied and did not commit is taken back."""
+        self.keeper.on_loss = None
         self.keeper.source = self.log
         self.keeper.reset_state()
 

@@ -144,19 +144,29 @@ def _fresh_folder(disk: Path) -> Path:
     return path
 
 
-def rebuild(log: EmbeddedLog, disks: Sequence[Path]) -> tuple[SqliteState, Path]:
-    """Build the state from snapshot and log, on the first of these disks that takes it."""
+def rebuild(
+    log: EmbeddedLog, disks: Sequence[Path], source: EventLog | None = None
+) -> tuple[SqliteState, Path]:
+    """Build the state from snapshot and log, on the first of these disks that takes it.
+
+    `source`: the log that the state follows, if it may be ahead of the node's own; what only it has is
+    applied, not committed. Raises UnavailableError when no disk takes it, DataLossError.
+    """
+    problem = "no disk"
     for disk in disks:
         try:
-            state = _rebuild_on(log, disk)
+            state = _rebuild_on(log, disk, source)
         except (OSError, sqlite3.Error) as error:
-            logger.warning("disk %s takes no metadata state: %s", disk, error)
+            logger.debug("disk %s takes no metadata state: %s", disk, error)
+            problem = f"{disk}: {error}"
             continue
         return state, disk
-    raise UnavailableError("no disk takes the metadata state: bring a metadata disk back")
+    raise UnavailableError(
+        f"no disk takes the metadata state ({problem}): free some space, or bring a metadata disk back"
+    )
 
 
-def _rebuild_on(log: EmbeddedLog, disk: Path) -> SqliteState:
+def _rebuild_on(log: EmbeddedLog, disk: Path, source: EventLog | None) -> SqliteState:
     path = _fresh_folder(disk)
     state: SqliteState | None = None
     try:
@@ -166,6 +176,8 @@ def _rebuild_on(log: EmbeddedLog, disk: Path) -> SqliteState:
         state.begin()
         state.set_log_id(log.log_id)
         replay(state, log)
+        if source is not None and source is not log:
+            apply_all(state, source)
     except BaseException:
         if state is not None:
             state.close()
@@ -184,14 +196,15 @@ def _extract_any(log: EmbeddedLog, path: Path) -> None:
                 error = caught
                 continue
             return
+    if isinstance(error, OSError):
+        raise error  # it may be the target's: a full disk spoils no snapshot
     raise DataLossError(f"no sound snapshot is left: {error}")
 
 
 def move_live(state: SqliteState, disks: Sequence[Path]) -> tuple[SqliteState, Path] | None:
-    """Copy a state whose file was deleted, from its still open connection; None when it cannot be."""
+    """Copy a committed state whose file may be deleted, from its open connection; None when it cannot be."""
     for disk in disks:
         try:
-            state.commit()
             path = _fresh_folder(disk)
             with closing(sqlite3.connect(path)) as target:
                 target.execute("PRAGMA synchronous=OFF")

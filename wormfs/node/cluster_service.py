@@ -1,7 +1,7 @@
 """The Cluster service: the map, registration and heartbeats, status, policy, locate, fsck."""
 
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import trio
 
@@ -13,7 +13,7 @@ from wormfs.node.config import policy_problem
 from wormfs.node.fsck import Fsck
 from wormfs.node.health import Health
 from wormfs.node.links import NodeLinks
-from wormfs.node.master_service import MasterService
+from wormfs.node.master_service import MasterService, confirming
 from wormfs.node.members import Members, policy_from
 from wormfs.node.repair import Repair
 from wormfs.node.replication_status import ReplicationStatus
@@ -57,16 +57,20 @@ class ClusterService:
         self._replication = replication
 
     def register(self, registry: Registry) -> None:
-        """Add the handlers."""
-        registry.add(m.CLUSTER_GET_CLUSTER_MAP, self._get_map)
-        registry.add(m.CLUSTER_REGISTER_NODE, self._register_node)
-        registry.add(m.CLUSTER_HEARTBEAT, self._heartbeat)
-        registry.add(m.CLUSTER_GET_STATUS, self._get_status)
-        registry.add(m.CLUSTER_GET_POLICY, self._get_policy)
-        registry.add(m.CLUSTER_SET_POLICY, self._set_policy)
-        registry.add(m.CLUSTER_LOCATE, self._locate)
+        """Add the handlers. What they answer is confirmed first, the map too: who tells it is master."""
+        handlers: tuple[tuple[m.Method[Any, Any], Any], ...] = (
+            (m.CLUSTER_GET_CLUSTER_MAP, self._get_map),
+            (m.CLUSTER_REGISTER_NODE, self._register_node),
+            (m.CLUSTER_HEARTBEAT, self._heartbeat),
+            (m.CLUSTER_GET_STATUS, self._get_status),
+            (m.CLUSTER_GET_POLICY, self._get_policy),
+            (m.CLUSTER_SET_POLICY, self._set_policy),
+            (m.CLUSTER_LOCATE, self._locate),
+            (m.CLUSTER_FORGET_DISK, self._forget_disk),
+        )
+        for method, handler in handlers:
+            registry.add(method, confirming(self._machine, handler))
         registry.add(m.CLUSTER_FSCK, self._fsck)
-        registry.add(m.CLUSTER_FORGET_DISK, self._forget_disk)
 
     async def _get_map(
         self, _: RequestContext, __: pb.GetClusterMapRequest, ___: DataBuffer | None
@@ -314,4 +318,5 @@ class ClusterService:
             collect_unknown=request.collect_unknown,
         )
         async for reply in check.run():
+            await self._machine.confirm()
             yield reply

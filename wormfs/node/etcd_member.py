@@ -112,8 +112,7 @@ class EtcdMember:
             await self.end()
         elif self._process is not None:
             log.warning(
-                "the node ends by an error: its etcd member (process %d) goes on without it; only a clean "
-                "stop of the node ends the member",
+                "after an error its etcd member (process %d) goes on; only a clean stop of the node ends it",
                 self._process.pid,
             )
 

@@ -47,6 +47,7 @@ PAUSE_S = 0.3
 LEADER_CHECK_S = 2.0
 """The leader's key is looked at so often, whatever the watch on it says."""
 GOODBYE_S = 2.0
+NOBODY = "none is known here now: one is elected within seconds when most of etcd's members are up"
 MASTER_SERVICES = ("wormfs.v1.Metadata/", "wormfs.v1.Cluster/")
 MASTER_METHODS = (REPLICATION_FOLLOW.name, REPLICATION_ACKNOWLEDGE.name)
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class ReplicaRole:
                     await self._nursery.start(member.run)
                 await self._nursery.start(self._replica.run)
                 ReplicaService(lambda: self._replica).register(parts.registry)
-                self._refuse("nobody yet")
+                self._refuse(NOBODY)
                 await parts.serve(self._nursery)
                 self._nursery.start_soon(parts.gateway.run)
                 task_status.started()
@@ -94,6 +95,8 @@ class ReplicaRole:
         silent = named = False
         while True:
             try:
+                # Before it is named, and others ask for it.
+                await refuse_other_history(self._client, self._keys, self._replica)
                 if not named:
                     await self._name_replica()
                     named = True
@@ -101,7 +104,6 @@ class ReplicaRole:
                 if silent:
                     log.info("etcd answers again")
                 silent = False
-                await refuse_other_history(self._client, self._keys, self._replica)
                 if leader is None:
                     await self._campaign()
                 else:
@@ -122,14 +124,14 @@ class ReplicaRole:
 
     # --- following ----------------------------------------------------------------------------
 
-    def _refuse(self, master: str, membership: Membership | None = None) -> None:
-        """Serve as one that is not the master."""
+    def _refuse(self, who_is: str, membership: Membership | None = None) -> None:
+        """Serve as one that is not the master; `who_is` tells callers what to expect."""
         role = Registry()
         if membership is not None:
             membership.register(role)
 
         async def refuse(_: RequestContext, __: object, ___: DataBuffer | None) -> NoReturn:
-            raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {master} is")
+            raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {who_is}")
 
         for method in METHODS:
             masters = method.name.startswith(MASTER_SERVICES) or method.name in MASTER_METHODS
@@ -142,13 +144,17 @@ class ReplicaRole:
         parts = self._parts
         membership = None
         addresses: list[str] = []
+        who_is = "it was until it stopped or lost etcd, and the next one is elected when its lease there ends"
         if leader.name != parts.config.name:
             node = cluster_pb2.NodeInfo(addresses=leader.addresses, machine_id=leader.machine_id)
             addresses = usable_addresses(node, parts.info.machine_id)
             membership = Membership(addresses, parts.info, parts.disks)
+            if self._seen is not None:  # who is master now is told even before this node has joined it
+                membership.map = naming(self._seen, leader.name)
+            who_is = f"{leader.name} is"
             parts.found_damaged = membership.note_damaged
             log.info("%s is the metadata master (epoch %d)", leader.name, leader.epoch)
-        self._refuse(leader.name, membership)
+        self._refuse(who_is, membership)
         follower = Follower(
             parts.config.name,
             self._replica,
@@ -169,6 +175,7 @@ class ReplicaRole:
             self._membership = None
             if membership is not None and membership.map.nodes:
                 self._seen = membership.map
+            self._refuse(NOBODY)
 
     async def _belong(self, membership: Membership) -> None:
         async with trio.open_nursery() as nursery:
@@ -232,7 +239,7 @@ class ReplicaRole:
             log.warning("%s", group.exceptions[0])  # the next round takes it
         finally:
             await mastership.resign()
-            self._refuse("nobody yet")
+            self._refuse(NOBODY)
             replica.follow()
 
     async def _may_begin(self) -> bool:
@@ -316,6 +323,16 @@ class ReplicaRole:
                     await self._membership.say_goodbye()
                 except WormError as error:
                     log.debug("the master was not told of the stop: %s", error.message)
+
+
+def naming(seen: cluster_pb2.ClusterMap, master: str) -> cluster_pb2.ClusterMap:
+    """A map seen before, with another master; empty when that one is not in it."""
+    named = cluster_pb2.ClusterMap()
+    if any(node.name == master for node in seen.nodes):
+        named.CopyFrom(seen)
+    for node in named.nodes:
+        node.master = node.name == master
+    return named
 
 
 def first_of(group: BaseExceptionGroup[WormError]) -> str:

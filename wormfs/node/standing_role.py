@@ -47,12 +47,12 @@ class StandingRole:
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled; started when the servers listen. Raises as run_node()."""
         parts = self._parts
-        log.error(
-            "%s: this node's metadata replica stands still, and it cannot be master; its chunks are served, "
-            "its etcd member goes on",
-            self._why,
-        )
         member = etcd_member(parts.config, has_run=True)
+        log.error(
+            "%s: this node's metadata replica stands still, and it cannot be master; its chunks are served%s",
+            self._why,
+            ", its etcd member goes on" if member is not None else "",
+        )
         try:
             async with (
                 trio.open_nursery() as nursery,

@@ -23,8 +23,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to go on with new seeds")
     parser.add_argument("--seed", type=int, help="replay this one and print what happened")
     parser.add_argument("--seeds", type=_seeds, metavar="A-B", help="these ones, however long it takes")
-    parser.add_argument("--late-attempts", action="store_true", help="given-up attempts may still arrive")
-    parser.add_argument("--full-state", action="store_true", help="a full disk fails SQLite's commits, too")
     return parser.parse_args()
 
 
@@ -53,13 +51,9 @@ def _run(seeds: Iterable[int], size: Size, until_s: float) -> int:
     )
     if failed is None:
         return 0
-    print(f"seed {failed.seed} FAILED; replay it with: make sim SIM='--seed {failed.seed}{_extra(size)}'")
+    print(f"seed {failed.seed} FAILED; replay it with: make sim SIM='--seed {failed.seed}'")
     _print_problems(failed)
     return 1
-
-
-def _extra(size: Size) -> str:
-    return " --late-attempts" * size.late_attempts + " --full-state" * size.full_state
 
 
 def guarded(seed: int, size: Size) -> Report:
@@ -91,7 +85,7 @@ def main() -> int:
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "wormfs.sim", *sys.argv[1:]])
     arguments = _arguments()
-    size = Size(late_attempts=arguments.late_attempts, full_state=arguments.full_state)
+    size = Size()
     if arguments.seed is not None:
         return _replay(arguments.seed, size)
     if arguments.seeds is not None:

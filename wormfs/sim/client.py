@@ -1,8 +1,9 @@
 """Simulated clients: they do what wormfs.client.session does to have a command done exactly once.
 
-A session is opened once; each command has a number, and is sent again under it, to whichever node
-is master, until it is answered; each request tells up to which number all were answered. Some
-calls are given up: their clients never learn what came of them.
+A session is opened once, and taken up again on a new connection whenever an answer did not come; each
+command has a number, and is sent again under it, to whichever node is master, until it is answered;
+each request tells up to which number all were answered. What was sent on a connection that its client
+gave up may still arrive. Some calls are given up: their clients never learn what came of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +17,14 @@ from wormfs.core.errors import NotMasterError, SessionExpiredError, UnavailableE
 from wormfs.rpc.v1 import filesystem_pb2 as fs
 from wormfs.rpc.v1 import metadata_pb2
 from wormfs.sim.history import History, Operation
-from wormfs.sim.network import Box, Network
+from wormfs.sim.network import Box, Connection, Network
 from wormfs.sim.node import SimNode
 from wormfs.sim.trace import Trace
 
 TRY_S = 3.0
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.2
+HUNG_SHARE, HUNG_MAX_S = 0.05, 8.0
+"""Of the attempts that take so much longer, behind a connection that breaks meanwhile."""
 GIVEN_UP_SHARE = 0.02
 NAMES = (b"a", b"b", b"c", b"d", b"e")
 _FILE, _DIR, _BITS = 0o100000, 0o040000, 0o7777
@@ -43,7 +46,6 @@ class SimClient:
         *,
         history: History,
         trace: Trace,
-        late_attempts: bool,
     ) -> None:
         self.name = name
         self._nodes = nodes
@@ -51,9 +53,9 @@ class SimClient:
         self._random = random
         self._history = history
         self._trace = trace
-        self._late_attempts = late_attempts
         self._master = random.choice(nodes)
         self._session_id = 0
+        self._link: Connection | None = None  # the connection the session lives on, as far as it knows
         self._opening = trio.Lock()
         self._operation = 0
         self._outstanding: dict[int, None] = {}
@@ -63,11 +65,11 @@ class SimClient:
 
     # --- asking -------------------------------------------------------------------------------
 
-    async def _attempt(self, request: Any) -> Message:
-        """Send it to the node that seems to be master, and wait for an answer."""
-        node, network = self._master, self._network
+    async def _attempt(self, request: Any, link: Connection) -> Message:
+        """Send it on this connection, and wait for an answer."""
+        node = next(each for each in self._nodes if each.name == link.target)
+        network = self._network
         box: Box[Message] = Box()
-        waiting = True
         sent = type(request)()
         sent.CopyFrom(request)
         what = type(request).__name__.removesuffix("Request")
@@ -75,18 +77,12 @@ class SimClient:
         def answer(reply: Message | WormError) -> None:
             network.send(node.name, self.name, lambda: box.put(reply), what=f"answer to {what}")
 
-        def is_wanted() -> bool:
-            return waiting or self._late_attempts
-
-        def arrive() -> None:
-            if is_wanted():
-                node.receive(sent, answer, is_wanted)
-
-        # Streams double nothing; an attempt may be doubled where it may come late, too.
-        network.send(self.name, node.name, arrive, what=what, repeatable=self._late_attempts)
-        with trio.move_on_after(TRY_S):
-            await box.arrived.wait()
-        waiting = False
+        late_s, patience_s = 0.0, TRY_S
+        if self._random.random() < HUNG_SHARE:
+            late_s, patience_s = self._random.random() * HUNG_MAX_S, self._random.random()
+        link.send(lambda: node.receive(sent, answer, link), what=what, late_s=late_s)
+        with trio.move_on_after(patience_s):
+            await _first(box.arrived, link.closed)
         if box.answer is None:
             raise UnavailableError(f"{node.name} does not answer")
         if isinstance(box.answer, WormError):
@@ -97,29 +93,47 @@ class SimClient:
         """Ask until somebody answers. Raises what the master refuses with, or GaveUpError."""
         pause_s = PAUSE_MIN_S
         while True:
+            link = self._link or await self._connect()
+            request.caller.session_id = self._session_id
+            request.caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
             try:
-                if hasattr(request, "caller"):
-                    request.caller.session_id = await self._session()
-                    request.caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
-                return await self._attempt(request)
+                return await self._attempt(request, link)
             except SessionExpiredError:
                 raise  # no session ends in a run: the state has lost it
             except UnavailableError as error:
+                link.closed.set()
+                if self._link is link:
+                    self._link = None
                 if may_give_up and self._random.random() < GIVEN_UP_SHARE:
                     raise GaveUpError from error
-                if not isinstance(error, NotMasterError) or self._random.random() < 0.7:
-                    self._master = self._random.choice(self._nodes)
-                await trio.sleep(pause_s * (0.5 + self._random.random()))
-                pause_s = min(pause_s * 2, PAUSE_MAX_S)
+                pause_s = await self._look_elsewhere(error, pause_s)
 
-    async def _session(self) -> int:
+    async def _look_elsewhere(self, error: UnavailableError, pause_s: float) -> float:
+        """Wait before the next attempt, to another node perhaps; answers the wait after that."""
+        if not isinstance(error, NotMasterError) or self._random.random() < 0.7:
+            self._master = self._random.choice(self._nodes)
+        await trio.sleep(pause_s * (0.5 + self._random.random()))
+        return min(pause_s * 2, PAUSE_MAX_S)
+
+    async def _connect(self) -> Connection:
+        """Open the session, or take it up again, on a new connection."""
+        pause_s = PAUSE_MIN_S
         async with self._opening:
-            if not self._session_id:
-                reply = await self._insist(metadata_pb2.OpenSessionRequest(label=self.name))
-                assert isinstance(reply, metadata_pb2.OpenSessionReply)
-                self._session_id = reply.session_id
-                self._trace.note(self.name, f"has session {self._session_id}")
-        return self._session_id
+            while self._link is None:
+                link = Connection(self._network, self.name, self._master.name)
+                request = metadata_pb2.OpenSessionRequest(session_id=self._session_id, label=self.name)
+                try:
+                    reply: Any = await self._attempt(request, link)
+                except SessionExpiredError:
+                    raise
+                except UnavailableError as error:
+                    pause_s = await self._look_elsewhere(error, pause_s)
+                    continue
+                if not self._session_id:
+                    self._session_id = reply.session_id
+                    self._trace.note(self.name, f"has session {self._session_id}")
+                self._link = link
+        return self._link
 
     async def call(
         self, operation: Operation, request: Any, result: Callable[[Any], tuple[object, ...]], *, query: bool
@@ -127,7 +141,6 @@ class SimClient:
         """Have one operation done, and tell the history; None when it was given up."""
         number = 0
         if not query:
-            await self._session()
             self._operation += 1
             number = self._operation
             self._outstanding[number] = None
@@ -152,7 +165,6 @@ class SimClient:
     async def make_directory(self, name: bytes) -> int:
         """One that is there from the start; answers its inode."""
         request = fs.MakeNodeRequest(parent=1, name=name, mode=_DIR | 0o755, exclusive=True)
-        await self._session()
         self._operation += 1
         number = request.caller.operation = self._operation
         self._outstanding[number] = None
@@ -239,6 +251,18 @@ class SimClient:
             with trio.move_on_after(self._random.expovariate(1 / think_s)):
                 await self.hurry.wait()
             await self.act()
+
+
+async def _first(*events: trio.Event) -> None:
+    """Return when one of them has happened."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 def _mode_and_links(reply: Any) -> tuple[object, ...]:

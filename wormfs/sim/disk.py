@@ -26,11 +26,10 @@ ROOMY_BYTES = 1 << 40
 
 
 class SimDisk:
-    """One disk folder of one node. `spares_state`: even when it is full, SQLite may still commit."""
+    """One disk folder of one node."""
 
-    def __init__(self, folder: Path, random: Random, *, spares_state: bool = False) -> None:
+    def __init__(self, folder: Path, random: Random) -> None:
         self.folder = folder
-        self.spares_state = spares_state
         self.is_full = False
         self.was_full = False  # in this life of its process
         self._random = random
@@ -154,8 +153,9 @@ def faked_disks(disks: list[SimDisk]) -> Iterator[None]:
     def commit_with_space(state: SqliteState) -> None:
         path = Path(state.connection.execute("PRAGMA database_list").fetchone()[2])
         disk = holding(path)
-        fails = disk is not None and disk.is_full and not disk.spares_state
-        if fails and state.connection.in_transaction:
+        if disk is not None and disk.is_full and state.connection.in_transaction:
+            state.flush()
+            state.connection.execute("ROLLBACK")  # as SQLite does by itself
             raise sqlite3.OperationalError("database or disk is full")
         commit(state)
 

@@ -1,7 +1,7 @@
 """The fake network: messages between named processes, delayed, lost, doubled, reordered, cut off.
 
 A message is a function called at its arrival. One that meets a cut link is lost, or waits and
-comes when the link is whole again: TCP sends again for a long time.
+comes some time after the link is whole again: TCP sends again for a long time, with growing pauses.
 """
 
 from collections.abc import Callable
@@ -81,26 +81,69 @@ class Network:
         return random.expovariate(1 / weather.delay_s)
 
     def send(
-        self, source: str, target: str, arrive: Callable[[], None], *, what: str, repeatable: bool = True
+        self,
+        source: str,
+        target: str,
+        arrive: Callable[[], None],
+        *,
+        what: str,
+        repeatable: bool = True,
+        late_s: float = 0.0,
     ) -> None:
-        """Send a message; `repeatable`: it may come twice."""
+        """Send a message. `repeatable`: it may come twice; `late_s`: it takes so much longer than others."""
         self.message_count += 1
         copies = 1
         if repeatable and self._random.random() < self.weather.doubled_share:
             copies = 2
         for _ in range(copies):
-            self._nursery.start_soon(self._carry, source, target, arrive, what)
+            self._nursery.start_soon(self._carry, source, target, arrive, what, late_s)
 
-    async def _carry(self, source: str, target: str, arrive: Callable[[], None], what: str) -> None:
+    async def _carry(
+        self, source: str, target: str, arrive: Callable[[], None], what: str, late_s: float
+    ) -> None:
         if self._random.random() < self.weather.lost_share:
             self._trace.note(source, f"-> {target} lost: {what}")
             return
-        await trio.sleep(self.delay_s())
+        await trio.sleep(self.delay_s() + late_s)
         if self.is_cut(source, target):
             if self._random.random() >= HELD_SHARE:
                 self._trace.note(source, f"-> {target} cut off: {what}")
                 return
+            met_s = trio.current_time()
             while self.is_cut(source, target):
                 await self.changed.wait()
-            await trio.sleep(self.delay_s())
+            pause_s = self._random.random() * (trio.current_time() - met_s)
+            await trio.sleep(self.delay_s() + pause_s)
         arrive()
+
+
+class Connection:
+    """What TCP gives: messages arrive once, in the order in which they were sent; behind a lost one, none.
+
+    They may arrive long after both ends have forgotten about it.
+    """
+
+    def __init__(self, network: Network, source: str, target: str) -> None:
+        self.target = target
+        self.closed = trio.Event()  # its source has given it up
+        self._network = network
+        self._source = source
+        self._sent = 0
+        self._next = 0  # the number of the one that arrives next
+        self._early: dict[int, Callable[[], None]] = {}
+
+    def send(self, arrive: Callable[[], None], *, what: str, late_s: float = 0.0) -> None:
+        """Send a message."""
+        number = self._sent
+        self._sent += 1
+        self._network.send(
+            self._source, self.target, lambda: self._come(number, arrive), what=what, late_s=late_s
+        )
+
+    def _come(self, number: int, arrive: Callable[[], None]) -> None:
+        if number >= self._next:  # else it came twice
+            self._early[number] = arrive
+        while self._next in self._early:
+            arrive = self._early.pop(self._next)
+            self._next += 1
+            arrive()

@@ -14,14 +14,22 @@ from typing import Any, NoReturn
 import trio
 from google.protobuf.message import Message
 
-from wormfs.core.errors import DataLossError, NotMasterError, StaleError, UnavailableError, WormError
+from wormfs.core.errors import (
+    DataLossError,
+    NotMasterError,
+    SessionExpiredError,
+    StaleError,
+    UnavailableError,
+    WormError,
+    WrongClusterError,
+)
 from wormfs.core.types import Policy
 from wormfs.metadata.election import Mastership, campaign, current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import EtcdLog
 from wormfs.metadata.machine import Machine
 from wormfs.metadata.replica import Replica
-from wormfs.node.master_service import confirming
+from wormfs.node import master_service
 from wormfs.rpc.etcd_types import EtcdEventKind, prefix_end
 from wormfs.rpc.v1 import metadata_pb2, replication_pb2
 from wormfs.sim.clocks import MachineClock
@@ -29,6 +37,7 @@ from wormfs.sim.disk import SimDisk
 from wormfs.sim.etcd import SimEtcd, SimEtcdClient
 from wormfs.sim.processes import Process, owned_by
 
+CLUSTER_ID = "simulated"
 POLICY = Policy(2, 1, 65536)
 KEYS = EtcdKeys("sim")
 PAUSE_S = 0.3
@@ -59,6 +68,7 @@ class SimNode:
         self.clock = clock
         self.process = Process(self.name)
         self.is_up = False
+        self.was_up = False  # in this life
         self.replica: Replica | None = None
         self._etcd = etcd
         self._random = random
@@ -127,6 +137,7 @@ class SimNode:
 
     async def _live(self, process: Process) -> None:
         self.note("starts")
+        self.was_up = False
         try:
             self.disk.begin_life()
             self.replica = Replica.open([self.disk.folder], segment_bytes=SEGMENT_BYTES)
@@ -135,7 +146,7 @@ class SimNode:
                 with self._scope:
                     async with trio.open_nursery() as self._nursery:
                         await self._nursery.start(self.replica.keeper.run)
-                        self.is_up = True
+                        self.is_up = self.was_up = True
                         await self._take_turns(self.replica)
             finally:
                 self.is_up = False
@@ -221,6 +232,8 @@ class SimNode:
 
     async def _campaign(self, replica: Replica) -> None:
         await replica.catch_up(self._client, KEYS)
+        if replica.cluster_id not in ("", CLUSTER_ID):
+            raise WrongClusterError(f"{self.name} has the replica of cluster {replica.cluster_id}")
         candidate = replication_pb2.LeaderRecord(name=self.name)
         mastership = await campaign(self._client, KEYS, candidate, clock_s=self.clock.boot_s)
         if mastership is None:
@@ -253,12 +266,10 @@ class SimNode:
                 )
             entries = EtcdLog(replica.log, self._client, KEYS, mastership, head)
             nursery.start_soon(entries.run)
-            machine = Machine.lead(
-                replica.keeper, entries, mastership.epoch, node=self.number, clock=self.clock.wall_ns
-            )
+            machine = replica.lead(entries, mastership.epoch, self.number, clock=self.clock.wall_ns)
             if not machine.cluster_id:
-                machine.form_cluster("simulated", "sim", POLICY)
-            self._front = confirming(machine, self._perform(machine))
+                machine.form_cluster(CLUSTER_ID, "sim", POLICY)
+            self._front = master_service.confirming(machine, self._perform(machine))
             while not mastership.ended:
                 await mastership.moved()
             nursery.cancel_scope.cancel()
@@ -266,28 +277,34 @@ class SimNode:
     # --- answering ----------------------------------------------------------------------------
 
     def _perform(self, machine: Machine) -> Callable[..., Awaitable[Message]]:
-        async def perform(is_wanted: Callable[[], bool], request: Any, _: object) -> Message:
-            if not is_wanted():  # the client has cancelled it
-                raise UnavailableError("nobody waits for this any more")
+        connections: dict[int, object] = {}  # by session: where it lives
+
+        async def perform(connection: object, request: Any, _: object) -> Message:
             if isinstance(request, metadata_pb2.OpenSessionRequest):
-                return metadata_pb2.OpenSessionReply(session_id=machine.open_session(request.label))
+                session = request.session_id
+                if session and not machine.has_session(session):
+                    raise SessionExpiredError(f"session {session} is unknown")
+                session = session or machine.open_session(request.label)
+                connections[session] = connection
+                return metadata_pb2.OpenSessionReply(session_id=session)
+            master_service.check_connection(connections, request.caller.session_id, connection)
             return machine.execute(request).reply
 
         return perform
 
-    def receive(self, request: Message, answer: Answer, is_wanted: Callable[[], bool]) -> None:
-        """A client's request is here, to be done if it is still wanted; a dead process answers nothing."""
+    def receive(self, request: Message, answer: Answer, connection: object) -> None:
+        """A client's request is here, on that connection; a dead process answers nothing."""
         if self.is_up:
             with owned_by(self.process):
-                self._nursery.start_soon(self._serve, request, answer, is_wanted)
+                self._nursery.start_soon(self._serve, request, answer, connection)
 
-    async def _serve(self, request: Message, answer: Answer, is_wanted: Callable[[], bool]) -> None:
+    async def _serve(self, request: Message, answer: Answer, connection: object) -> None:
         front, epoch = self._front, self.epoch
         if front is None:
             answer(NotMasterError(f"{self.name} is not the master"))
             return
         try:
-            reply = await front(is_wanted, request, None)
+            reply = await front(connection, request, None)
         except UnavailableError as error:
             answer(error)
         except WormError as error:

@@ -10,7 +10,6 @@ PROGRESS_S, the replicas come to one sequence and one digest, and every answer g
 
 import logging
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from random import Random
 import trio
 from trio.testing import MockClock
 
-from wormfs.core.errors import DiskError, NoSpaceError, UnavailableError
+from wormfs.core.errors import UnavailableError
 from wormfs.metadata import checks
 from wormfs.metadata.replica import Replica
 from wormfs.sim.checks import LogWatcher
@@ -39,7 +38,6 @@ from wormfs.sim.node import SEGMENT_BYTES, SimNode
 from wormfs.sim.processes import stoppable
 from wormfs.sim.trace import Trace
 
-_FULL_DISK_ERRORS = (NoSpaceError, DiskError, UnavailableError, sqlite3.Error)
 RATE_SPREAD = 0.03
 """How much faster or slower than true a clock runs at most; the code allows for 10 % between two."""
 PROGRESS_S = 60.0
@@ -56,17 +54,6 @@ class Size:
     tasks: int = 2  # of a client: operations it has under way at once
     operations: int = 16  # of a task
     length_s: float = 120.0  # simulated, until the last fault has begun
-    late_attempts: bool = False
-    """Whether an attempt that its client has given up may still be done, and one may come twice.
-
-    Off: two attempts of a command may be judged in either order then, and an error is not remembered: it
-    may be done after its client was told that it cannot be.
-    """
-    full_state: bool = False
-    """Whether SQLite cannot commit on a full disk.
-
-    Off: a replica whose state could not be rebuilt goes on with one that is closed and behind its log.
-    """
 
 
 @dataclass
@@ -122,15 +109,15 @@ class World:
                 self._watcher.answered(etcd.store, node, epoch)
 
             def failed(node: SimNode, error: Exception) -> None:
-                # Of a full disk a node may end; it is started again until it can live.
-                if not (node.disk.was_full and isinstance(error, _FULL_DISK_ERRORS)):
+                # On a full disk a node may refuse to start; it is started again until it can live.
+                if node.was_up or not (node.disk.was_full and isinstance(error, UnavailableError)):
                     self.report.problems.append(f"{node.name} ended: {type(error).__name__}: {error}")
                 nursery.start_soon(self._restart, node)
 
             nodes = []
             for number in range(1, self.size.nodes + 1):
                 random = self._random(f"node {number}")
-                disk = SimDisk(self._folder / f"node-{number}", random, spares_state=not self.size.full_state)
+                disk = SimDisk(self._folder / f"node-{number}", random)
                 self._disks.append(disk)
                 clock = MachineClock(trio.current_time, self._rate(rates))
                 nodes.append(
@@ -146,7 +133,6 @@ class World:
                     self._random(f"client {number}"),
                     history=self._history,
                     trace=self._trace,
-                    late_attempts=self.size.late_attempts,
                 )
                 for number in range(self.size.clients)
             ]
@@ -218,13 +204,16 @@ class World:
         """Wait until all replicas hold the whole log, then compare their digests."""
         last = len(self._watcher.entries)
         with trio.move_on_after(CATCH_UP_S):
-            while any(node.replica is None or node.replica.sequence < last for node in nodes):
+            while any(_is_behind(node, last) for node in nodes):
                 await trio.sleep(0.1)
                 last = len(self._watcher.entries)
         found = {}
         for node in nodes:
             if node.replica is None:
                 self.report.problems.append(f"no progress: {node.name} does not start")
+                continue
+            if node.replica.keeper.is_lost:
+                self.report.problems.append(f"no progress: {node.name} does not make its state again")
                 continue
             state = node.replica.keeper.state
             if state.applied < last:
@@ -264,6 +253,11 @@ class World:
             report.problems.append(
                 f"not linearizable: {verdict.reached} of {report.commands} calls explained, not {calls}"
             )
+
+
+def _is_behind(node: SimNode, sequence: int) -> bool:
+    replica = node.replica
+    return replica is None or replica.keeper.is_lost or replica.sequence < sequence
 
 
 @contextmanager

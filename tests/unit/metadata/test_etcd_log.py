@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.etcd_members import EtcdMembers
+from tests.unit.metadata.test_lost_state import bar, fail_writes, unbar
 from wormfs.core import errors as er
 from wormfs.core.types import Policy
 from wormfs.metadata.election import Mastership, boot_time_s, campaign, current_leader
@@ -135,6 +136,34 @@ async def test_commands_that_come_together_are_one_transaction(nodes: list[Node]
             make(machine, f"f{number}")
         await machine.confirm()
         assert nodes[0].log.batch_count - before == 1
+
+
+async def test_a_master_that_loses_its_state_ends_its_mastership(nodes: list[Node]) -> None:
+    one, two, _ = nodes
+    mastership = await one.campaign()
+    assert mastership is not None
+    async with one.writing(mastership) as machine:
+        make(machine, "f")
+        await machine.confirm()
+        fail_writes(one.replica.keeper)
+        bar(one.replica.keeper.disk)
+        with pytest.raises(er.UnavailableError, match="no disk takes the metadata state"):
+            make(machine, "lost")
+        assert "no disk takes the metadata state" in mastership.ended
+        with pytest.raises(er.NotMasterError):
+            await machine.confirm()
+    await mastership.resign()
+    with pytest.raises(er.UnavailableError):  # asked before it stands for election again
+        assert one.replica.cluster_id
+    async with two.leading() as machine:
+        make(machine, "g")
+        await machine.confirm()
+    await one.catch_up()
+    unbar(one.replica.keeper.disk)
+    await one.replica.keeper.care()
+    await two.catch_up()
+    assert one.names() == two.names()
+    assert one.digest() == two.digest()
 
 
 async def test_only_one_node_is_elected_and_epochs_grow(nodes: list[Node]) -> None:

@@ -397,6 +397,23 @@ async def test_a_lost_member_is_taken_out_and_another_one_added(
 
 
 @pytest.mark.long
+async def test_one_member_becomes_two_before_the_third_is_there(
+    tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    """The configuration lists three, the cluster has one."""
+    if not rounds(0, 1):
+        pytest.skip("a long one: two members, one after the other")
+    endpoints = free_endpoints(3)
+    first, second = settings(tmp_path, endpoints[:1]), settings(tmp_path, endpoints, 1)
+    async with living(Node(first)):
+        await put(endpoints[0], "a", "one")
+        assert await add_member(second)
+        async with living(Node(second)):
+            await until_voting(first, 2)
+            assert await get(endpoints[1], "a") == "one"
+
+
+@pytest.mark.long
 async def test_a_member_taken_out_while_its_node_runs_is_not_started_again(
     tmp_path: Path, rounds: Callable[[int, int], int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -439,7 +456,7 @@ async def test_an_error_of_the_node_leaves_its_member_running(
             assert caught.group_contains(DataLossError)
             process = node.process
             assert is_there(process)
-            assert f"its etcd member (process {process.pid}) goes on without it" in caplog.text
+            assert f"after an error its etcd member (process {process.pid}) goes on" in caplog.text
             node = Node(node.metadata)
             await node_life(error=None)  # takes it over, and ends it: the stop was asked for
             assert not is_there(process)

@@ -1,0 +1,144 @@
+"""What a client has not saved when the mastership moves, and for how long it asks who is not there."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.client.masters import Masters, Mount, masters
+from tests.unit.node.serving import open_machine
+from wormfs.client.filesystem import Handle
+from wormfs.core.errors import DataLossError, NotFoundError
+from wormfs.core.limits import ROOT_INODE
+from wormfs.rpc.methods import METADATA_COMMIT_WRITE
+from wormfs.rpc.v1 import metadata_pb2, types_pb2
+
+pytestmark = pytest.mark.timeout(60)
+APPEND = os.O_RDWR | os.O_APPEND
+MODE = 0o100644
+
+
+async def appended(mount: Mount, name: bytes, data: bytes) -> Handle:
+    """A new file with bytes that only the client has."""
+    _, handle = await mount.fs.create(ROOT_INODE, name, MODE, 0, 0, APPEND)
+    await mount.fs.write(handle, 0, data)
+    return handle
+
+
+async def content(made: Masters, name: bytes) -> bytes:
+    async with made.mount("reader") as reader:
+        entry = await reader.fs.lookup(ROOT_INODE, name)
+        handle = await reader.fs.open(entry.attributes.inode, os.O_RDONLY)
+        found = bytes(await reader.fs.read(handle, 0, 1000))
+        assert len(found) == entry.attributes.size_bytes
+        await reader.fs.release(handle)
+        return found
+
+
+def change_by_another(folder: Path, inode: int) -> None:
+    """What a session did to a file under a master before, long after ours had lapsed there."""
+    machine = open_machine(folder)
+    request = metadata_pb2.CommitWriteRequest(
+        caller=types_pb2.Caller(), inode=inode, size_bytes=5, mtime_ns=time.time_ns()
+    )
+    request.extents.add(offset_bytes=0, data=b"other")
+    machine.execute(request)
+    machine.close()
+
+
+async def test_a_call_that_hangs_on_a_cut_off_master_goes_to_the_next(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one, trio.open_nursery() as nursery:
+        answered = trio.Event()
+
+        async def ask() -> None:
+            with pytest.raises(NotFoundError):
+                await one.fs.lookup(ROOT_INODE, b"nothing")
+            answered.set()
+
+        made.cut_off(0)
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await made.lead(1)
+        with trio.fail_after(3.0):
+            await answered.wait()
+
+
+async def test_a_call_that_the_master_holds_back_is_waited_for(tmp_path: Path) -> None:
+    """Its connection is not given up: the master says on it that it is master."""
+    async with masters(tmp_path) as made, made.mount("one") as one, trio.open_nursery() as nursery:
+        handle = await appended(one, b"f", b"one")
+        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
+        nursery.start_soon(one.fs.fsync, handle)
+        with trio.fail_after(5):
+            await made.lost.wait()
+        made.opened = trio.Event()
+        with trio.move_on_after(3.0):
+            await made.opened.wait()
+        assert not made.opened.is_set()
+        await made.lead(1)
+
+
+async def test_unsaved_bytes_are_saved_when_the_next_master_comes_after_the_lease(tmp_path: Path) -> None:
+    """Nobody else could have the file meanwhile: who waits for it comes later."""
+    async with masters(tmp_path) as made, made.mount("one") as one, made.mount("two") as two:
+        _, handle = await one.fs.create(ROOT_INODE, b"f", MODE, 0, 0, APPEND)
+        other = await two.fs.open(handle.inode, APPEND)
+        await one.fs.write(handle, 0, b"one")
+        await made.depose()
+        await one.lapsed()
+
+        async def append_other() -> None:
+            await two.fs.write(other, 0, b"two")
+            await two.fs.fsync(other)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append_other)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            nursery.start_soon(one.fs.fsync, handle)
+            await made.lead(1)
+        assert await content(made, b"f") == b"onetwo"
+
+
+async def test_a_commit_whose_answer_was_lost_is_done_once(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
+        handle = await appended(one, b"f", b"one")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.fs.fsync, handle)
+            await made.lost.wait()
+            await made.depose()
+            await one.lapsed()
+            await made.lead(1)
+        await one.fs.write(handle, 0, b"two")
+        await one.fs.fsync(handle)
+        assert await content(made, b"f") == b"onetwo"
+
+
+@pytest.mark.parametrize("under_way", [False, True], ids=["unsent", "under-way"])
+async def test_bytes_of_others_are_not_written_over(tmp_path: Path, under_way: bool) -> None:
+    """The next master does not know that the session had lapsed at the one before; the client finds out."""
+    async with masters(tmp_path) as made, made.mount("one") as one, trio.open_nursery() as nursery:
+        handle = await appended(one, b"f", b"mine.")
+        failed = trio.Event()
+
+        async def save() -> None:
+            with pytest.raises(DataLossError, match="changed since"):
+                await one.fs.fsync(handle)
+            failed.set()
+
+        if under_way:
+            made.cut_off(0)
+            nursery.start_soon(save)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        await made.depose()
+        change_by_another(tmp_path, handle.inode)
+        await one.lapsed()
+        await made.lead(1)
+        if not under_way:
+            nursery.start_soon(save)
+        with trio.fail_after(10):
+            await failed.wait()
+        assert await content(made, b"f") == b"other"

@@ -1,0 +1,108 @@
+"""What the Cluster service answers when the mastership ends; over a real machine above a real etcd."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+
+from tests.etcd_members import EtcdMembers
+from tests.unit.metadata.test_etcd_log import Node
+from tests.unit.node.serving import join
+from wormfs.core.errors import NotFoundError, NotMasterError
+from wormfs.core.types import Codec
+from wormfs.metadata.etcd_keys import EtcdKeys
+from wormfs.node.cluster_service import ClusterService
+from wormfs.node.health import Health
+from wormfs.node.links import NodeLinks
+from wormfs.node.master_service import MasterService
+from wormfs.node.members import Members
+from wormfs.node.repair import Repair
+from wormfs.rpc import methods as m
+from wormfs.rpc.etcd_client import EtcdClient
+from wormfs.rpc.etcd_types import EtcdOptions
+from wormfs.rpc.registry import Registry
+from wormfs.rpc.stream_client import open_connection
+from wormfs.rpc.stream_server import serve_streams
+from wormfs.rpc.v1 import cluster_pb2 as pb
+from wormfs.rpc.v1 import types_pb2
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdMembers]:
+    with EtcdMembers(tmp_path_factory.mktemp("etcd")) as started:
+        yield started
+
+
+@pytest.fixture
+async def client(members: EtcdMembers) -> AsyncIterator[EtcdClient]:
+    async with EtcdClient(EtcdOptions(members.endpoints)) as made:
+        yield made
+
+
+async def test_who_is_master_no_more_says_so_to_everything(tmp_path: Path, client: EtcdClient) -> None:
+    """Answers and errors alike: what they tell may have been taken back, and the next one is to be asked."""
+    node = Node(tmp_path / "node-1", client, EtcdKeys("deposed"))
+    mastership = await node.campaign()
+    assert mastership is not None
+    async with trio.open_nursery() as nursery:
+        async with node.writing(mastership) as machine:
+            members = Members(machine, silent_after_s=3.0)
+            number = join(members, "node-1", ["disk"])
+            master = MasterService(machine, members, lease_s=6.0, random=Random(1))
+            links = NodeLinks(members, nursery)
+            health = Health(machine, members)
+            repair = Repair(
+                machine,
+                members,
+                master,
+                links,
+                after_s=300,
+                rate_bytes=1 << 20,
+                random=Random(1),
+                round_ended=health.note_change,
+            )
+            service = ClusterService(
+                machine, members, master, health, links, repair, disk_count=1, engine="etcd"
+            )
+            registry = Registry()
+            service.register(registry)
+            nursery.start_soon(health.run)
+            address = (await nursery.start(serve_streams, registry, [f"unix:{tmp_path}/s"]))[0]
+            policy = types_pb2.Policy(k=2, m=1, chunk_size_bytes=1 << 20, codec=int(Codec.ZFEC))
+            beat = pb.HeartbeatRequest(cluster_id=machine.cluster_id, node=number)
+            again = pb.RegisterNodeRequest(
+                cluster_id=machine.cluster_id,
+                node=pb.NodeInfo(number=number, name="node-1", addresses=["x:1"]),
+                disks=[pb.DiskInfo(uuid="disk", path="/disk", state=pb.DISK_STATE_ONLINE)],
+            )
+            asked: list[tuple[m.Method[Any, Any], Any]] = [
+                (m.CLUSTER_GET_CLUSTER_MAP, pb.GetClusterMapRequest()),
+                (m.CLUSTER_HEARTBEAT, beat),
+                (m.CLUSTER_REGISTER_NODE, again),
+                (m.CLUSTER_GET_POLICY, pb.GetPolicyRequest()),
+                (m.CLUSTER_SET_POLICY, pb.SetPolicyRequest(policy=policy)),
+                (m.CLUSTER_GET_STATUS, pb.GetStatusRequest()),
+            ]
+            failing: list[tuple[m.Method[Any, Any], Any]] = [
+                (m.CLUSTER_LOCATE, pb.LocateRequest(path=b"/nothing")),
+                (m.CLUSTER_FORGET_DISK, pb.ForgetDiskRequest(disk=77)),
+            ]
+            nursery.start_soon(mastership.keep)
+            async with open_connection([address], timeout_s=5) as connection:
+                for method, request in asked:
+                    await connection.call(method, request, timeout_s=10)
+                for method, request in failing:
+                    with pytest.raises(NotFoundError):
+                        await connection.call(method, request, timeout_s=10)
+                mastership.end("the test says so")
+                for method, request in asked + failing:
+                    with pytest.raises(NotMasterError, match="the test says so"):
+                        await connection.call(method, request, timeout_s=10)
+        await mastership.resign()
+        nursery.cancel_scope.cancel()
+    node.replica.close()
