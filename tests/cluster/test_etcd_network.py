@@ -163,6 +163,7 @@ def test_links_that_flap(
 def test_packets_lost_by_chance(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
 ) -> None:
+    skip_in_sample(rounds)
     lossy_s = 6 * rounds(1, 10)
     with work() as done:
         next_write_s(net)

@@ -12,7 +12,6 @@ from tests.etcd_members import EtcdMembers
 from tests.unit.metadata.test_etcd_log import Node
 from tests.unit.node.serving import join
 from wormfs.core.errors import NotFoundError, NotMasterError
-from wormfs.core.types import Codec
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.node.cluster_service import ClusterService
 from wormfs.node.health import Health
@@ -73,7 +72,7 @@ async def test_who_is_master_no_more_says_so_to_everything(tmp_path: Path, clien
             service.register(registry)
             nursery.start_soon(health.run)
             address = (await nursery.start(serve_streams, registry, [f"unix:{tmp_path}/s"]))[0]
-            policy = types_pb2.Policy(k=2, m=1, chunk_size_bytes=1 << 20, codec=int(Codec.ZFEC))
+            policy = types_pb2.Policy(k=2, m=1, chunk_size_bytes=1 << 20, codec=types_pb2.CODEC_ZFEC)
             beat = pb.HeartbeatRequest(cluster_id=machine.cluster_id, node=number)
             again = pb.RegisterNodeRequest(
                 cluster_id=machine.cluster_id,
