@@ -146,6 +146,10 @@ class DataLossError(WormError):
     """Bytes that cannot be rebuilt: never answered with zeros or old data."""
 
 
+class NewerProgramError(DataLossError):
+    """A newer program wrote this, and this one cannot read it: upgrade WormFS."""
+
+
 class TooFewChunksError(DataLossError):
     """Fewer than k chunks of a stripe can be had."""
 

@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from wormfs.core import events as ev
-from wormfs.core.errors import DataLossError
+from wormfs.core.errors import NewerProgramError
 from wormfs.core.records import Extent, Inode, Stripe
 from wormfs.core.types import Codec, Policy
 from wormfs.rpc.v1 import event_pb2, types_pb2
@@ -135,10 +135,10 @@ def event_message(event: ev.Event) -> event_pb2.Event:
 
 
 def event_record(message: event_pb2.Event) -> ev.Event:
-    """An event from its log record. DataLossError when this program does not know its kind."""
+    """An event from its log record. NewerProgramError when this program does not know its kind."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise DataLossError("the log holds an event of a newer program: upgrade WormFS")
+        raise NewerProgramError("the log holds an event of a newer program: upgrade WormFS")
     shape = _BY_KIND[kind]
     body = getattr(message, kind)
     values = dict(zip(shape.names, shape.get(body), strict=True))

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wormfs.core.errors import DataLossError, WrongClusterError
+from wormfs.core.errors import NewerProgramError, WrongClusterError
 from wormfs.metadata.segment import SEGMENT_HEADER_BYTES, segment_header
 
 FORMAT = 1
@@ -63,7 +63,7 @@ def _checksum(content: dict[str, object]) -> str:
 def read_membership(disk: Path) -> Membership | None:
     """A disk's members.json; None when there is none that can be read.
 
-    Raises DataLossError when a newer program wrote it.
+    Raises NewerProgramError when a newer program wrote it.
     """
     try:
         found = json.loads((disk / "metadata" / "members.json").read_bytes())
@@ -79,7 +79,9 @@ def read_membership(disk: Path) -> Membership | None:
         logger.warning("metadata on %s cannot be used: members.json: %s", disk, error)
         return None
     if version > FORMAT:
-        raise DataLossError(f"{disk}: metadata format {version} is newer than this program: upgrade WormFS")
+        raise NewerProgramError(
+            f"{disk}: metadata format {version} is newer than this program: upgrade WormFS"
+        )
     return membership
 
 

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import trio
 
-from wormfs.core.errors import DataLossError, DiskError, NoSpaceError, UnavailableError
+from wormfs.core.errors import (
+    DataLossError,
+    DiskError,
+    NewerProgramError,
+    NoSpaceError,
+    UnavailableError,
+)
 from wormfs.metadata import members as files
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.etcd_keys import EtcdKeys
@@ -123,7 +129,8 @@ class Replica:
         except DataLossError as error:
             # A part of the entry may be applied: it must never be committed.
             state.rollback()
-            raise DataLossError(f"entry {record.sequence} of the metadata log: {error.message}") from error
+            kind = NewerProgramError if isinstance(error, NewerProgramError) else DataLossError
+            raise kind(f"entry {record.sequence} of the metadata log: {error.message}") from error
         except sqlite3.Error as error:
             # The entry is in the log, and applied with it; without room for a state, later.
             with suppress(UnavailableError):

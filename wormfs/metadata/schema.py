@@ -7,7 +7,7 @@ are BLOBs, so that order and equality are those of bytes.
 
 import sqlite3
 
-from wormfs.core.errors import DataLossError
+from wormfs.core.errors import NewerProgramError
 
 SCHEMA_V1 = """
 -- One row per value of which there is one: see StateHead in sqlite_state.py.
@@ -150,7 +150,7 @@ TABLES: tuple[tuple[str, str], ...] = (
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database (maybe an empty one) to the newest schema, each step in its transaction.
 
-    Raises DataLossError when it is newer than this program.
+    Raises NewerProgramError when it is newer than this program.
     """
     connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY)"  # the steps taken
@@ -158,7 +158,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     row = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchone()
     version = int(row[0])
     if version > len(MIGRATIONS):
-        raise DataLossError(
+        raise NewerProgramError(
             f"metadata schema {version} is newer than this program's {len(MIGRATIONS)}: upgrade WormFS"
         )
     for step in range(version, len(MIGRATIONS)):

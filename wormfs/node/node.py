@@ -168,7 +168,7 @@ class _Node:
                 [disk.path for disk in self.disks], copies=policy.m + 1, create=owner is None
             )
         except DataLossError as error:
-            if owner is None:
+            if owner is None or is_of_newer_program(error):
                 raise
             raise DataLossError(
                 f"{owner.path} is a disk of cluster {owner.cluster_id}, but this node's disks do not hold "

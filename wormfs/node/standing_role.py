@@ -11,7 +11,7 @@ from typing import NoReturn
 import trio
 
 from wormfs.client.peers import usable_addresses
-from wormfs.core.errors import DataLossError, NotMasterError, UnavailableError, WormError
+from wormfs.core.errors import NewerProgramError, NotMasterError, UnavailableError, WormError
 from wormfs.metadata.election import current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.node.membership import Membership
@@ -24,15 +24,14 @@ from wormfs.rpc.v1 import cluster_pb2, replication_pb2
 
 LEADER_CHECK_S = 1.0
 GOODBYE_S = 2.0
-_NEWER = "upgrade WormFS"
 log = logging.getLogger(__name__)
 
 
 def is_of_newer_program(error: BaseException) -> bool:
-    """Whether a newer WormFS wrote what this one cannot read; every such message ends with what to do."""
+    """Whether a newer WormFS wrote what this one cannot read, and nothing else went wrong."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_of_newer_program, error.exceptions))
-    return isinstance(error, DataLossError) and error.message.endswith(_NEWER)
+    return isinstance(error, NewerProgramError)
 
 
 class StandingRole:

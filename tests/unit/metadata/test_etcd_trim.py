@@ -8,7 +8,7 @@ import trio
 
 from tests.etcd_members import EtcdMembers
 from tests.unit.metadata.test_etcd_log import Node, make
-from wormfs.core.errors import DataLossError, StaleError, UnavailableError
+from wormfs.core.errors import DataLossError, NewerProgramError, StaleError, UnavailableError
 from wormfs.core.events import Event
 from wormfs.metadata import etcd_trim, state_files
 from wormfs.metadata.convert import event_record
@@ -407,10 +407,10 @@ async def test_an_event_of_a_newer_program_stops_a_replica(nodes: list[Node], tm
     held = two.replica.sequence
     entry = event_pb2.LogEntry(sequence=held + 1, epoch=1).SerializeToString()
     unknown = bytes.fromhex("fa3e020801")  # field 1007 of Event, a message
-    with pytest.raises(DataLossError, match=f"entry {held + 1} of the metadata log: .*upgrade WormFS"):
+    with pytest.raises(NewerProgramError, match=f"entry {held + 1} of the metadata log: .*upgrade WormFS"):
         two.replica.apply_entries(held + 1, [entry + b"\x22" + bytes([len(unknown)]) + unknown])
     two.replica.close()
-    with pytest.raises(DataLossError, match="upgrade WormFS"):
+    with pytest.raises(NewerProgramError, match="upgrade WormFS"):
         Replica.open([tmp_path / "node-2" / "disk"])
 
 
@@ -436,7 +436,7 @@ async def test_after_the_upgrade_the_entry_is_applied_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(state_files, "event_record", older)
-        with pytest.raises(DataLossError, match="upgrade WormFS"):
+        with pytest.raises(NewerProgramError, match="upgrade WormFS"):
             two.replica.apply_entries(held + 1, [before.SerializeToString()])
         two.replica.close()  # commits what may be committed
     two.replica = Replica.open([tmp_path / "node-2" / "disk"])

@@ -8,7 +8,14 @@ import pytest
 import trio
 import trio.testing
 
-from wormfs.core.errors import DataLossError, InvalidError, NoSpaceError, UnavailableError, WrongClusterError
+from wormfs.core.errors import (
+    DataLossError,
+    InvalidError,
+    NewerProgramError,
+    NoSpaceError,
+    UnavailableError,
+    WrongClusterError,
+)
 from wormfs.metadata import members as files
 from wormfs.metadata.embedded_log import EmbeddedLog
 from wormfs.metadata.segment import SEGMENT_HEADER_BYTES, pack_record
@@ -301,3 +308,18 @@ def test_an_entry_longer_than_a_segment_has_one_to_itself(disks: list[Path]) -> 
     log = open_log(disks[:1], copies=1)
     assert contents(log) == [payload(1), b"x" * 3 * SEGMENT, payload(3), payload(4)]
     log.close()
+
+
+def test_members_of_a_newer_format_are_told_from_damaged_ones(
+    disks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "FORMAT", files.FORMAT + 1)  # a newer program
+        open_log(disks).close()
+    with pytest.raises(NewerProgramError, match=f"{disks[0]}: metadata format 2 is newer than this program"):
+        files.read_membership(disks[0])
+    with pytest.raises(NewerProgramError):
+        open_log(disks, create=False)
+    path = disks[0] / "metadata" / "members.json"
+    path.write_bytes(path.read_bytes().replace(b'"generation"', b'"generatiom"'))
+    assert files.read_membership(disks[0]) is None

@@ -108,7 +108,7 @@ async def test_a_backup_of_a_newer_program_or_of_no_cluster_is_refused(
     state.commit()
     state.connection.execute("INSERT INTO migrations VALUES (99)")
     file = await snapshot_of(machine, tmp_path / "newer")
-    with pytest.raises(er.DataLossError, match=r"schema 99 is newer.*upgrade"):
+    with pytest.raises(er.NewerProgramError, match=r"schema 99 is newer.*upgrade"):
         check_backup(file)
     empty = Machine.open(folders(tmp_path, "empty", 1), copies=1)
     file = await snapshot_of(empty, tmp_path / "none")
