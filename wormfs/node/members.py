@@ -114,6 +114,13 @@ class Members:
         known = {disk.uuid for disk in self._machine.disks()}
         for disk in request.disks:
             if disk.number and disk.uuid not in known:
+                restored = self._machine.restored.sequence
+                if restored:
+                    raise InvalidError(
+                        f"{who}: {disk.path} was disk {disk.number}, which the backup that the metadata came "
+                        f"back from (event {restored}) does not know: it was added since, or forgotten; take "
+                        "it out of the configuration, and keep it as long as its chunks may be wanted"
+                    )
                 raise InvalidError(
                     f"{who}: {disk.path} was disk {disk.number} and has been forgotten; nothing on it is "
                     "needed: empty the folder to add it as a new disk, or take it out of the configuration"

@@ -10,6 +10,7 @@ import trio.testing
 from tests.unit.node.serving import join, open_machine
 from wormfs.core.errors import InvalidError, NotFoundError, UnavailableError, WrongClusterError
 from wormfs.metadata.machine import Machine
+from wormfs.metadata.restored_state import install
 from wormfs.node.drain import Drain
 from wormfs.node.health import Danger, Health
 from wormfs.node.members import Members
@@ -47,6 +48,40 @@ def beat(members: Members, node: int, *disks: int, online: bool = True, problem:
     for number in disks:
         request.disks.add(number=number, state=state, free_bytes=5, total_bytes=9, problem=problem)
     return members.heartbeat(request)
+
+
+def lost_disk(number: int) -> cluster_pb2.RegisterNodeRequest:
+    """A node comes with a disk that has a number, and that the metadata does not know."""
+    request = cluster_pb2.RegisterNodeRequest(node=cluster_pb2.NodeInfo(name="b", addresses=["x:1"]))
+    request.disks.add(number=number, uuid="u9", path="/u9", state=cluster_pb2.DISK_STATE_ONLINE)
+    return request
+
+
+def test_a_disk_that_was_forgotten_may_be_emptied(members: Members) -> None:
+    with pytest.raises(InvalidError, match=r"/u9 was disk 9 and has been forgotten; .* empty the folder"):
+        members.register(lost_disk(9))
+
+
+async def test_a_disk_added_since_the_backup_is_to_be_kept(
+    machine: Machine, clock: Clock, tmp_path: Path
+) -> None:
+    """Its chunks are all that is left of the files written since."""
+    await machine.snapshot()
+    backed_up = machine.sequence
+    snapshot = max((machine.metadata_disks()[0] / "metadata" / "snapshots").iterdir())
+    (tmp_path / "new").mkdir()
+    install(snapshot, [tmp_path / "new"], copies=1)
+    restored = Machine.open([tmp_path / "new"], copies=1, create=False)
+    try:
+        with pytest.raises(InvalidError) as caught:
+            Members(restored, silent_after_s=3.0, clock_s=clock).register(lost_disk(9))
+    finally:
+        restored.close()
+    said = caught.value.message
+    assert "/u9 was disk 9, which the backup" in said
+    assert f"(event {backed_up})" in said
+    assert "keep it as long as its chunks may be wanted" in said
+    assert "empty" not in said
 
 
 def test_numbers_are_kept_by_name_and_uuid(machine: Machine, clock: Clock) -> None:
