@@ -198,6 +198,7 @@ class ReplicaRole:
                 )
 
     async def _until_gone(self, leader: replication_pb2.LeaderRecord, revision: int) -> None:
+        silent = False
         while True:
             with trio.move_on_after(LEADER_CHECK_S):
                 try:
@@ -209,9 +210,15 @@ class ReplicaRole:
             try:
                 now, revision = await current_leader(self._client, self._keys)
             except UnavailableError as error:  # nobody else is elected meanwhile
-                log.info("etcd does not say who is master: %s", error.message)
+                log.log(
+                    logging.DEBUG if silent else logging.INFO,
+                    "etcd does not say who is master: %s",
+                    error.message,
+                )
+                silent = True
                 await trio.sleep(PAUSE_S)
                 continue
+            silent = False
             if now != leader:
                 return
 

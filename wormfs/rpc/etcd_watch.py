@@ -1,8 +1,10 @@
 """A watch of etcd keys that outlives the member it is connected to."""
 
 import logging
+import math
 import re
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -18,6 +20,9 @@ _QUIET_MAX_S = 1.0  # then the member is asked for a sign of life
 _PROBE_TIMEOUT_S = 1.5
 _PAUSE_MIN_S = 0.05
 _PAUSE_MAX_S = 1.0
+_SETTLED_S = 2.0  # a member may take a watch for so long before it knows that its leader is gone
+_FAILED_AT_S: WeakKeyDictionary[EtcdEndpoints, float] = WeakKeyDictionary()
+"""Clusters whose watches fail now: that is told once, however many watches are begun meanwhile."""
 _STATUS_IN_WORDS = re.compile(r"rpc error: code = (?P<code>\w+) desc = (?P<details>.*)", re.DOTALL)
 
 
@@ -63,6 +68,7 @@ class EtcdWatch:
                 await self._cancelled(stream, reply)
             else:
                 self._pause_s, self._denied = _PAUSE_MIN_S, False
+                self._works(stream)
                 events = self._whole(reply)
                 if events:
                     self._next_revision = events[-1].kv.mod_revision + 1
@@ -97,7 +103,7 @@ class EtcdWatch:
         handed_over = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_when_dead, stream)
+                nursery.start_soon(self._end_when_dead, stream)
                 try:
                     received = await stream.receive()
                 except CallFailedError as failure:
@@ -140,8 +146,33 @@ class EtcdWatch:
         if not failure.passing:
             raise failure.as_error() from None
         stream.endpoint.failed()
-        log.info("watch from revision %d moves on: %s", self._next_revision, failure)
+        level = logging.DEBUG if self._endpoints in _FAILED_AT_S else logging.INFO
+        log.log(level, "watch from revision %d moves on: %s", self._next_revision, failure)
+        _FAILED_AT_S[self._endpoints] = trio.current_time()
         await self._pause()
+
+    def _works(self, stream: WatchStream) -> None:
+        """A member with a leader has given a sign of life."""
+        failed_at_s = _FAILED_AT_S.get(self._endpoints, math.inf)
+        if trio.current_time() >= failed_at_s + _SETTLED_S:
+            del _FAILED_AT_S[self._endpoints]
+            log.info("watches work again, at etcd's %s", stream.endpoint.address)
+
+    async def _end_when_dead(self, stream: WatchStream) -> None:
+        """Close a stream whose member, after a time of quiet, does not answer or has no leader."""
+        while True:
+            await trio.sleep(_QUIET_MAX_S)
+            try:
+                request = etcd_pb2.EtcdStatusRequest()
+                reply = await stream.endpoint.call(STATUS, request, timeout_s=_PROBE_TIMEOUT_S)
+                problem = "" if reply.leader else f"etcd at {stream.endpoint.address} knows no leader"
+            except (CallFailedError, UnavailableError) as error:
+                problem = str(error)
+            if problem:
+                log.debug("a quiet watch is ended: %s", problem)
+                stream.close()
+                return
+            self._works(stream)
 
     async def _pause(self) -> None:
         await trio.sleep(self._pause_s)
@@ -155,19 +186,3 @@ def _failure_of(endpoint: str, reason: str) -> CallFailedError:
         return CallFailedError(endpoint, "UNAVAILABLE", reason or "the watch was ended")
     code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", status["code"]).upper()
     return CallFailedError(endpoint, code, status["details"])
-
-
-async def _end_when_dead(stream: WatchStream) -> None:
-    """Close a stream whose member, after a time of quiet, does not answer or has no leader."""
-    while True:
-        await trio.sleep(_QUIET_MAX_S)
-        try:
-            request = etcd_pb2.EtcdStatusRequest()
-            reply = await stream.endpoint.call(STATUS, request, timeout_s=_PROBE_TIMEOUT_S)
-            problem = "" if reply.leader else f"etcd at {stream.endpoint.address} knows no leader"
-        except (CallFailedError, UnavailableError) as error:
-            problem = str(error)
-        if problem:
-            log.info("a quiet watch is ended: %s", problem)
-            stream.close()
-            return

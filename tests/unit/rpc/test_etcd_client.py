@@ -454,6 +454,39 @@ async def test_calls_go_on_without_the_leader(
         assert time.monotonic() - started < 15
 
 
+async def test_an_outage_of_watches_is_told_once_and_its_end_too(
+    three: EtcdMembers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many watches are begun while it lasts."""
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+
+    caplog.set_level(logging.DEBUG, "wormfs.rpc.etcd_watch")
+    async with EtcdClient(options(three, timeout_s=0.5)) as client:
+        revision = await put_one(client, b"outage", b"0")
+        with client.watch(b"outage", start_revision=revision) as watch:
+            await next_events(watch)
+            for index in (0, 1):
+                three.kill(index)
+            with trio.move_on_after(3):
+                await anext(watch)
+        for _ in range(2):
+            with trio.move_on_after(1), client.watch(b"outage", start_revision=revision + 1) as watch:
+                await anext(watch)
+        assert len(lines()) == 1
+        assert " moves on: " in lines()[0]
+        assert caplog.text.count(" moves on: ") > 3  # in the log's details
+        for index in (0, 1):
+            three.start(index)
+        three.wait_healthy(0, 1, 2)
+        with trio.fail_after(10), client.watch(b"outage", start_revision=revision + 1) as watch:
+            while len(lines()) < 2:
+                with trio.move_on_after(0.1):
+                    await anext(watch)
+        assert lines()[1].startswith("watches work again, at etcd's 127.0.0.1:")
+
+
 async def test_without_a_quorum_calls_end_in_time_and_work_again_after(three: EtcdMembers) -> None:
     keep = (three.leader() + 1) % 3
     async with EtcdClient(options(three, first=keep, timeout_s=1.5)) as client:
