@@ -16,14 +16,15 @@ class ReplicationStatus:
         self._committed = committed
 
     def fill(self, reply: pb.StatusReply) -> None:
-        """Set the fields about replicas."""
+        """Set the fields about replicas; `map` is set. A replica is online while its node is, and it reports."""
+        up = {node.name for node in reply.map.nodes if node.online}
         for view in self._table.views():
             reply.replicas.add(
                 name=view.name,
-                online=view.online,
+                online=view.online and view.name in up,
                 applied_sequence=view.applied,
                 durable_sequence=view.durable,
-                lags=view.lags,
+                lags=view.lags and view.name in up,
             )
         reply.replicas_needed = self._table.needed
         reply.replicas_holding = self._table.holding()

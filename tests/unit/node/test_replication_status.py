@@ -34,12 +34,15 @@ class Cluster:
         self.table.sample(20)
         self.now_s += pause_s
 
-    def warnings(self, *, up: str = "abcd") -> list[str]:
+    def reply(self, up: str) -> pb.StatusReply:
         reply = pb.StatusReply()
         for name in NAMES:
             reply.map.nodes.add(name=name, online=name in up)
         self.status.fill(reply)
-        return self.status.warnings(reply)
+        return reply
+
+    def warnings(self, *, up: str = "abcd") -> list[str]:
+        return self.status.warnings(self.reply(up))
 
 
 async def test_nothing_is_said_while_all_is_well_or_has_just_begun() -> None:
@@ -72,3 +75,18 @@ async def test_one_that_lags_and_one_that_is_silent_are_named() -> None:
         "the metadata replica of d does not report; its node's log says why",
     ]
     assert cluster.warnings(up="abc") == lines[:2]  # its node's own warning says it
+
+
+async def test_a_replica_is_down_as_soon_as_its_node_is() -> None:
+    cluster = Cluster()
+    cluster.tell({"a": 20, "b": 20, "c": 7, "d": 7})
+    cluster.after(LAG_S)
+    cluster.after(0)
+    found = cluster.reply("abc").replicas  # d reported less than FRESH_S ago, and its node is silent
+    assert [(each.name, each.online, each.lags) for each in found] == [
+        ("a", True, False),
+        ("b", True, False),
+        ("c", True, True),
+        ("d", False, False),
+    ]
+    assert found[3].durable_sequence == 7
