@@ -190,3 +190,21 @@ def test_exclusive_create_has_one_winner(two: tuple[Path, Path]) -> None:
     for thread in threads:
         thread.join(timeout=120)
     assert sorted(number for number, _ in winners) == list(range(50))
+
+
+def test_both_mounts_know_a_directory_that_both_change(two: tuple[Path, Path]) -> None:
+    """Its attributes after one's own change are known without a question, until the other's change."""
+    for mount in two:
+        assert not (mount / "shared").exists()
+    (two[0] / "shared").mkdir()
+    for number in range(40):
+        changer = two[number // 2 % 2]
+        (changer / "shared" / f"d{number}").mkdir()
+        seen = [(mount / "shared").stat() for mount in (changer, two[0], two[1])]
+        assert {each.st_nlink for each in seen} == {number + 3}
+        assert len({each.st_mtime_ns for each in seen}) == 1
+    (two[1] / "shared" / "d0").rmdir()
+    (two[1] / "shared" / "d1").rename(two[1] / "d1")
+    (two[0] / "shared").chmod(0o700)
+    assert {(mount / "shared").stat().st_nlink for mount in two} == {40}
+    assert {(mount / "shared").stat().st_mode & 0o777 for mount in two} == {0o700}

@@ -17,6 +17,7 @@ from wormfs.client.options import ClientOptions
 from wormfs.core.errors import IsADirectoryWormError, TooLargeError, WormError
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES, ROOT_INODE
 from wormfs.rpc import methods
+from wormfs.rpc.stream_client import CallReply
 from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
 
 __all__ = ["DirPage", "Entry", "FileSystem", "Handle", "KernelCache", "NoKernelCache", "open_filesystem"]
@@ -51,6 +52,9 @@ class FileSystem(OpenFiles):
         state = self._states.get(inode)
         if state is not None and not state.attributes_stale and self._trusted(state):
             return Entry(state.local_attributes(), self.session.lease_left_s())
+        known = self._directories.get(inode)
+        if known is not None:
+            return known
         reply = await self.session.query(
             methods.METADATA_GET_ATTR, filesystem_pb2.GetAttrRequest(inode=inode)
         )
@@ -89,28 +93,39 @@ class FileSystem(OpenFiles):
             parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target, exclusive=True
         )
         request.caller.SetInParent()
-        reply = await self.session.command(methods.METADATA_MAKE_NODE, request)
+        reply = await self._make(request)
         return self._entry(reply.message.attributes, reply.pushes_seen)
+
+    async def _make(self, request: filesystem_pb2.MakeNodeRequest) -> CallReply[metadata_pb2.FileMapReply]:
+        with self._directories.change(request.parent) as told:
+            reply = await self.session.command(methods.METADATA_MAKE_NODE, request)
+            if reply.message.HasField("parent"):  # not when the name was there before
+                told(reply.message.parent, self.session.cacheable_s(reply.pushes_seen))
+        return reply
 
     async def link(self, inode: int, parent: int, name: bytes) -> Entry:
         """Give an inode another name."""
         request = filesystem_pb2.LinkRequest(inode=inode, parent=parent, name=name)
         request.caller.SetInParent()
-        reply = await self.session.command(methods.METADATA_LINK, request)
+        with self._directories.change(parent):
+            reply = await self.session.command(methods.METADATA_LINK, request)
         return self._entry(reply.message.attributes, reply.pushes_seen)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name; the content stays while it is open or has other names."""
         request = filesystem_pb2.UnlinkRequest(parent=parent, name=name)
         request.caller.SetInParent()
-        await self.session.command(methods.METADATA_UNLINK, request)
+        with self._directories.change(parent):
+            await self.session.command(methods.METADATA_UNLINK, request)
         self._link_counts_changed()
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         request = filesystem_pb2.RemoveDirRequest(parent=parent, name=name)
         request.caller.SetInParent()
-        await self.session.command(methods.METADATA_REMOVE_DIR, request)
+        with self._directories.change(parent):
+            await self.session.command(methods.METADATA_REMOVE_DIR, request)
+        self._directories.clear()  # which one it was is not known here
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """Rename, replacing what `new_name` was; `flags` as renameat2(2): NOREPLACE or EXCHANGE."""
@@ -118,7 +133,9 @@ class FileSystem(OpenFiles):
             parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
         )
         request.caller.SetInParent()
-        await self.session.command(methods.METADATA_RENAME, request)
+        with self._directories.change(parent), self._directories.change(new_parent):
+            await self.session.command(methods.METADATA_RENAME, request)
+        self._directories.clear()  # what was renamed or replaced may be a directory
         self._link_counts_changed()
 
     def _link_counts_changed(self) -> None:
@@ -174,7 +191,8 @@ class FileSystem(OpenFiles):
             return entry
 
     async def _set_attributes(self, request: filesystem_pb2.SetAttrRequest) -> Entry:
-        reply = await self.session.command(methods.METADATA_SET_ATTR, request)
+        with self._directories.change(request.inode):
+            reply = await self.session.command(methods.METADATA_SET_ATTR, request)
         return self._entry(reply.message.attributes, reply.pushes_seen)
 
     async def getxattr(self, inode: int, name: bytes) -> bytes:
@@ -191,14 +209,16 @@ class FileSystem(OpenFiles):
         """Set an extended attribute; `flags`: 1 XATTR_CREATE, 2 XATTR_REPLACE."""
         request = filesystem_pb2.SetXattrRequest(inode=inode, name=name, value=value, flags=flags)
         request.caller.SetInParent()
-        await self.session.command(methods.METADATA_SET_XATTR, request)
+        with self._directories.change(inode):
+            await self.session.command(methods.METADATA_SET_XATTR, request)
         self._link_counts_changed()
 
     async def removexattr(self, inode: int, name: bytes) -> None:
         """Remove an extended attribute."""
         request = filesystem_pb2.RemoveXattrRequest(inode=inode, name=name)
         request.caller.SetInParent()
-        await self.session.command(methods.METADATA_REMOVE_XATTR, request)
+        with self._directories.change(inode):
+            await self.session.command(methods.METADATA_REMOVE_XATTR, request)
         self._link_counts_changed()
 
     async def statfs(self) -> filesystem_pb2.StatFsReply:
@@ -223,7 +243,7 @@ class FileSystem(OpenFiles):
         )
         request.caller.SetInParent()
         recalls_ended = self._recalls_ended
-        reply = await self.session.command(methods.METADATA_MAKE_NODE, request)
+        reply = await self._make(request)
         handle = self._opened(reply, flags, recalls_ended)
         if not reply.message.created and flags & os.O_TRUNC:
             try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import trio
 
 from wormfs.client.buffers import BytesPool
+from wormfs.client.directory_attributes import DirectoryAttributes
 from wormfs.client.entries import Entry, KernelCache
 from wormfs.client.file_reader import FileReader
 from wormfs.client.file_writer import FileWriter
@@ -65,6 +66,7 @@ class LeasedStates:
         self._closed: list[int] = []
         self._closing = trio.Event()
         self._writes = 0
+        self._directories = DirectoryAttributes(trio.current_time)
         self._lost = False  # changes answered were lost, and no sync of all files has told yet
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
@@ -250,6 +252,7 @@ class LeasedStates:
 
     def on_recall(self, recall: metadata_pb2.Recall) -> None:
         """As SessionOwner: from here on nothing recalled is trusted."""
+        self._directories.drop(recall.inode)
         if recall.data:
             self._page_changes.pop(recall.inode, None)
         state = self._states.get(recall.inode)
@@ -341,6 +344,7 @@ class LeasedStates:
 
     def _distrust(self, kept_write_leases: frozenset[int]) -> None:
         """Ask again before serving anything cached, pages of open files included."""
+        self._directories.clear()
         for state in self._states.values():
             if state.inode not in kept_write_leases:
                 self._doubt(state)

@@ -44,7 +44,7 @@ from wormfs.core.writing import (
     decide_open_session,
 )
 from wormfs.metadata import checks
-from wormfs.metadata.convert import event_message, policy_message, stripe_message
+from wormfs.metadata.convert import attributes_message, event_message, policy_message, stripe_message
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import EventLog, LogRecord
@@ -337,6 +337,13 @@ class Machine:
         return Outcome(reply, self._keeper.state.applied, decision.touched)
 
     @_recovering
+    @_recovering
+    def tell_parent(self, parent: int, reply: metadata_pb2.FileMapReply) -> None:
+        """Add the attributes of the directory something was just made in."""
+        row = self._keeper.state.inode(parent)
+        if row is not None:
+            reply.parent.CopyFrom(attributes_message(row))
+
     def remembered(self, request: metadata_pb2.AllocateStripesRequest) -> Outcome | None:
         """The reply already given to a retried AllocateStripes, so that no placement need be chosen."""
         return self._remembered(request.caller, type(request))

@@ -338,6 +338,8 @@ class MasterService:
                 self.leases.read(session, rule.asked(request))
             raise
         reply: Any = outcome.reply
+        if rule is _MAKE_NODE:
+            self._machine.tell_parent(request.parent, reply)
         if session:
             self.leases.read(session, rule.told(request, reply))
             if rule.opens or rule.needs_lease:

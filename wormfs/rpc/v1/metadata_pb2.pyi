@@ -131,7 +131,7 @@ class GetFileMapRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[_types_pb2.Caller, _Mapping]] = ..., inode: _Optional[int] = ..., first_index: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class FileMapReply(_message.Message):
-    __slots__ = ("attributes", "first_index", "count", "stripes", "extents", "write_lease", "sequence", "created")
+    __slots__ = ("attributes", "first_index", "count", "stripes", "extents", "write_lease", "sequence", "created", "parent")
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +140,7 @@ class FileMapReply(_message.Message):
     WRITE_LEASE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
     attributes: _types_pb2.Attributes
     first_index: int
     count: int
@@ -148,7 +149,8 @@ class FileMapReply(_message.Message):
     write_lease: bool
     sequence: int
     created: bool
-    def __init__(self, attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., first_index: _Optional[int] = ..., count: _Optional[int] = ..., stripes: _Optional[_Iterable[_Union[_types_pb2.Stripe, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[_types_pb2.Extent, _Mapping]]] = ..., write_lease: _Optional[bool] = ..., sequence: _Optional[int] = ..., created: _Optional[bool] = ...) -> None: ...
+    parent: _types_pb2.Attributes
+    def __init__(self, attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., first_index: _Optional[int] = ..., count: _Optional[int] = ..., stripes: _Optional[_Iterable[_Union[_types_pb2.Stripe, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[_types_pb2.Extent, _Mapping]]] = ..., write_lease: _Optional[bool] = ..., sequence: _Optional[int] = ..., created: _Optional[bool] = ..., parent: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ...) -> None: ...
 
 class AcquireWriteLeaseRequest(_message.Message):
     __slots__ = ("caller", "inode")
