@@ -1,14 +1,26 @@
 """`wormfs status`: nodes, disks, space, policy, health, and what is one failure from loss."""
 
 import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from wormfs.cli.connection import Target, add_cluster_options, call_master, cluster_map, target_of
+import trio
+
+from wormfs.cli.connection import add_cluster_options, target_of
 from wormfs.cli.output import human_bytes, print_json, table, to_plain
 from wormfs.cli.parsing import Subparsers, command
-from wormfs.core.errors import UnavailableError
+from wormfs.client.master_search import MasterSearch
+from wormfs.client.peers import machine_id
+from wormfs.core.errors import NotMasterError, UnavailableError
 from wormfs.rpc import methods
 from wormfs.rpc.v1 import cluster_pb2
+
+STATUS_LIMIT_S = 10.0
+"""Of the whole command."""
+ELECTION_S = 5.0
+"""So long a cluster without a master is asked again: the next one is elected in less."""
+_VERSION_MIN = 10**12  # a moment of this century
 
 
 def add_parsers(subparsers: Subparsers) -> None:
@@ -26,30 +38,76 @@ def add_parsers(subparsers: Subparsers) -> None:
 
 def _status(arguments: argparse.Namespace) -> int:
     target = target_of(arguments)
-    code = 0
-    try:
-        reply = call_master(target, methods.CLUSTER_GET_STATUS, cluster_pb2.GetStatusRequest())
-    except UnavailableError as error:
-        reply = _without_master(target, error)
-        code = error.exit_code
+    reply = trio.run(ask_status, target.addresses, min(target.deadline_s, STATUS_LIMIT_S))
     if arguments.json:
         print_json(status_json(reply))
     else:
         print(status_text(reply))
-    return code
+    return 0 if reply.master else UnavailableError.exit_code
 
 
-def _without_master(target: Target, why: UnavailableError) -> cluster_pb2.StatusReply:
-    """What another node still knows. Raises UnavailableError when none answers."""
-    return cluster_pb2.StatusReply(
-        map=cluster_map(target),
-        health="failed",
-        warnings=[f"the master does not answer, and what is shown may be old: {why.message}"],
-    )
+async def ask_status(addresses: Sequence[str], limit_s: float) -> cluster_pb2.StatusReply:
+    """The master's answer within `limit_s`; one without a master's name when there is none, or it is silent.
+
+    That one holds the newest map that another node has. Raises UnavailableError when none has one.
+    """
+    deadline_s = trio.current_time() + limit_s
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        search = MasterSearch(nursery, machine_id(), limit_s=min(ELECTION_S, limit_s))
+        try:
+            return await _ask_master(search, addresses, deadline_s)
+        except UnavailableError as error:
+            if search.map is not None:
+                return _without_master(search.map, error)
+            failure = error
+        finally:
+            nursery.cancel_scope.cancel()
+    raise failure
+
+
+async def _ask_master(
+    search: MasterSearch, addresses: Sequence[str], deadline_s: float
+) -> cluster_pb2.StatusReply:
+    while True:
+        await search.run([[address] for address in addresses])
+        if search.connection is None:
+            raise search.explain()
+        left_s = deadline_s - trio.current_time()
+        try:
+            request = cluster_pb2.GetStatusRequest()
+            return (
+                await search.connection.call(methods.CLUSTER_GET_STATUS, request, timeout_s=left_s)
+            ).message
+        except NotMasterError:  # it was until now
+            if trio.current_time() + ELECTION_S > deadline_s:
+                raise
+            search.connection = None
+
+
+def _without_master(known: cluster_pb2.ClusterMap, why: UnavailableError) -> cluster_pb2.StatusReply:
+    """What another node last heard. Nobody is master."""
+    reply = cluster_pb2.StatusReply(map=known, health="failed")
+    for node in reply.map.nodes:
+        node.master = False
+    since = _begun(known)
+    shown = "no master answers now; nodes and disks are shown as they last were known"
+    reply.warnings += [shown + (f", under the master that began {since}" if since else ""), why.message]
+    return reply
+
+
+def _begun(known: cluster_pb2.ClusterMap) -> str:
+    """When the map's master began: versions are counted from that moment, in milliseconds. Empty: unknown."""
+    if known.version < _VERSION_MIN:
+        return ""
+    return datetime.fromtimestamp(known.version / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def status_json(reply: cluster_pb2.StatusReply) -> dict[str, Any]:
-    """The fields of StatusReply with those of its map beside them; disks name their node."""
+    """The fields of StatusReply with those of its map beside them; disks name their node.
+
+    `map_is_old`: there is no master, so nodes and disks are as they last were known.
+    """
     plain = to_plain(reply)
     found: dict[str, Any] = plain.pop("map")
     names = {node.number: node.name for node in reply.map.nodes}
@@ -57,7 +115,7 @@ def status_json(reply: cluster_pb2.StatusReply) -> dict[str, Any]:
         disk["node_number"] = disk["node"]
         disk["node"] = names.get(disk["node"], "")
     total, free = _space(reply)
-    return found | plain | {"total_bytes": total, "free_bytes": free}
+    return found | plain | {"total_bytes": total, "free_bytes": free, "map_is_old": not reply.master}
 
 
 def _online(disk: cluster_pb2.DiskInfo) -> bool:
@@ -78,11 +136,30 @@ def status_text(reply: cluster_pb2.StatusReply) -> str:
     usable = policy.k / (policy.k + policy.m) if policy.k else 1.0
     online = sum(node.online for node in found.nodes)
     disks_online = sum(_online(disk) for disk in found.disks)
-    lines = [
+    head = [
         f"cluster  {found.name} ({found.cluster_id})",
         f"health   {reply.health}",
-        f"master   {reply.master or 'none'} ({reply.engine} engine, event {reply.sequence})",
-        f"policy   {policy.k}+{policy.m}, chunks of {human_bytes(policy.chunk_size_bytes)}",
+    ]
+    policy_line = f"policy   {policy.k}+{policy.m}, chunks of {human_bytes(policy.chunk_size_bytes)}"
+    if not reply.master:
+        return "\n".join(
+            [
+                *head,
+                "master   none answers now",
+                policy_line,
+                f"nodes    {len(found.nodes)}, {online} were online",
+                f"disks    {len(found.disks)}, {disks_online} were online",
+                *(f"WARNING  {warning}" for warning in reply.warnings),
+                "",
+                _node_table(found, old=True),
+                "",
+                _disk_table(found, old=True),
+            ]
+        )
+    lines = [
+        *head,
+        f"master   {reply.master} ({reply.engine} engine, event {reply.sequence})",
+        policy_line,
         f"nodes    {online} of {len(found.nodes)} online",
         f"disks    {disks_online} of {len(found.disks)} online",
         f"space    {human_bytes(free)} free of {human_bytes(total)} raw;"
@@ -127,7 +204,7 @@ def _repair_text(repair: cluster_pb2.RepairStatus) -> str:
     return f"{left}{stuck}; {done}"
 
 
-def _node_table(found: cluster_pb2.ClusterMap) -> str:
+def _node_table(found: cluster_pb2.ClusterMap, *, old: bool = False) -> str:
     rows = [
         [
             node.name,
@@ -139,10 +216,14 @@ def _node_table(found: cluster_pb2.ClusterMap) -> str:
         ]
         for node in sorted(found.nodes, key=lambda node: node.number)
     ]
-    return table(["NODE", "STATE", "ROLE", "STREAMS", "GRPC", "VERSION"], rows)
+    return table(["NODE", _state(old), "ROLE", "STREAMS", "GRPC", "VERSION"], rows)
 
 
-def _disk_table(found: cluster_pb2.ClusterMap) -> str:
+def _state(old: bool) -> str:
+    return "WAS" if old else "STATE"
+
+
+def _disk_table(found: cluster_pb2.ClusterMap, *, old: bool = False) -> str:
     names = {node.number: node.name for node in found.nodes}
     rows = [
         [
@@ -155,7 +236,7 @@ def _disk_table(found: cluster_pb2.ClusterMap) -> str:
         ]
         for disk in sorted(found.disks, key=lambda disk: disk.number)
     ]
-    return table(["DISK", "NODE", "STATE", "FREE", "SIZE", "PATH"], rows, right=frozenset({0, 3, 4}))
+    return table(["DISK", "NODE", _state(old), "FREE", "SIZE", "PATH"], rows, right=frozenset({0, 3, 4}))
 
 
 def _replica_table(reply: cluster_pb2.StatusReply) -> str:

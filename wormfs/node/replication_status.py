@@ -16,7 +16,7 @@ class ReplicationStatus:
         self._committed = committed
 
     def fill(self, reply: pb.StatusReply) -> None:
-        """Set the fields about replicas; `map` is set. A replica is online while its node is, and it reports."""
+        """Set the fields about replicas; `map` is set. One is online while its node is and it reports."""
         up = {node.name for node in reply.map.nodes if node.online}
         for view in self._table.views():
             reply.replicas.add(
