@@ -92,7 +92,7 @@ def _without_master(known: cluster_pb2.ClusterMap, why: UnavailableError) -> clu
         node.master = False
     since = _begun(known)
     shown = "no master answers now; nodes and disks are shown as they last were known"
-    reply.warnings += [shown + (f", under the master that began {since}" if since else ""), why.message]
+    reply.warnings.extend([shown + (f", under the master that began {since}" if since else ""), why.message])
     return reply
 
 
