@@ -6,7 +6,6 @@ class name, a tab and the message. Then it lives on by itself; its output is a l
 
 import argparse
 import dataclasses
-import gc
 import logging
 import os
 import sys
@@ -19,7 +18,7 @@ from fuse_client.serving import MountSettings, serve_mount
 from wormfs.cli.mounts import own_record, remove_record
 from wormfs.client.options import ClientOptions
 from wormfs.core.errors import WormError
-from wormfs.rpc.memory import raise_mmap_threshold
+from wormfs.rpc.memory import collect_rarely, raise_mmap_threshold
 from wormfs.settings.client import ClientConfig, load_client_config
 
 _log = logging.getLogger("fuse_client")
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def usable() -> None:
         record.write()
-        _tune_collector()
+        collect_rarely()
         ready.succeeded()
         _log.info("%s is mounted from %s", point, record.cluster)
 
@@ -65,13 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def client_options(config: ClientConfig) -> ClientOptions:
     """What client.yaml says, in the client's terms; the fields are the same."""
     return ClientOptions(**dataclasses.asdict(config.options))
-
-
-def _tune_collector() -> None:
-    """Requests make little cyclic garbage: what lives now is never looked at again, the rest rarely."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 class _Readiness:

@@ -18,7 +18,7 @@ try:  # Ctrl-C may come before main() is there to answer it
     from wormfs.node.logging import set_up_logging
     from wormfs.node.node import run_node
     from wormfs.node.parts import package_version
-    from wormfs.rpc.memory import raise_mmap_threshold
+    from wormfs.rpc.memory import collect_rarely, raise_mmap_threshold
     from wormfs.settings.loader import Override
 except KeyboardInterrupt:
     sys.exit(130)
@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the configuration is right")
             return 0
         raise_mmap_threshold()
+        collect_rarely()
         set_up_logging(config.log.level, as_json=config.log.json, node=config.name)
         _make_socket_folder(config)
         trio.run(_serve, config)

@@ -34,6 +34,15 @@ INDEPENDENT = (
 """What a new master may log before it serves: no command of another session depends on it, nor it on one."""
 
 
+UPKEEP = (ev.OrphanFreed, ev.ChunksCollected)
+"""What the master logs by itself and a session may keep among its own entries: it tells nobody anything."""
+
+
+def is_upkeep(events: Sequence[ev.Event]) -> bool:
+    """Whether an entry of these events may lie among those that a session keeps."""
+    return all(isinstance(event, UPKEEP) for event in events)
+
+
 def is_independent(events: Sequence[ev.Event]) -> bool:
     """Whether an entry of these events leaves the tail of an earlier mastership where it is."""
     return all(isinstance(event, INDEPENDENT) for event in events)
@@ -42,6 +51,11 @@ def is_independent(events: Sequence[ev.Event]) -> bool:
 def next_tail(tail: Place, place: Place, events: Sequence[ev.Event]) -> Place:
     """The tail after an entry first ordered at `place`."""
     return tail if place.epoch != tail.epoch and is_independent(events) else place
+
+
+def is_included(tail: Place, place: Place) -> bool:
+    """Whether the entry of `place` is surely in the log."""
+    return place.epoch == tail.epoch and place.sequence <= tail.sequence
 
 
 def may_follow(tail: Place, place: Place) -> bool:

@@ -20,7 +20,7 @@ from wormfs.core.errors import InvalidError, NotMasterError, TooLargeError, Unav
 from wormfs.metadata.election import Mastership
 from wormfs.metadata.embedded_log import EmbeddedLog
 from wormfs.metadata.etcd_keys import EtcdKeys
-from wormfs.metadata.log_port import LogRecord
+from wormfs.metadata.log_port import UPKEEP, LogRecord
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import compare_absent, compare_value, get, put
 from wormfs.rpc.v1 import replication_pb2
@@ -31,10 +31,10 @@ BATCH_MAX_BYTES = 1 << 20
 RETRY_S = 0.1
 APPEND_TIMEOUT_S = 1.0
 """One try. What a member had passed on to a leader that died is never answered; it is sent again."""
-LINGER_S = 0.02
+LINGER_S = 0.05
 """Entries nobody waits for are carried together after this long: each transaction costs every server."""
 EARLY_MAX_ENTRIES = 512
-EARLY_MAX_BYTES = 512 << 10
+EARLY_MAX_BYTES = 1 << 20
 """With more or longer entries on their way to etcd, answers wait: little hangs on a client's life."""
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class EtcdLog:
         self._head = head
         self._pending: list[LogRecord] = []  # appended, not known to be in etcd; the first are on their way
         self._sessions: list[int] = []  # of each pending entry
-        self._pending_of: Counter[int] = Counter()  # how many of each session; 0: nobody's operations
+        self._pending_of: Counter[int] = Counter()  # how many of each session, see EventLog.append
         self._pending_bytes = 0
         self._waiting = 0  # tasks that wait for entries to be in etcd
         self._wanted = trio.Event()
@@ -102,6 +102,12 @@ class EtcdLog:
         self._sessions.append(session)
         self._pending_of[session] += 1
         self._pending_bytes += len(payload)
+        if len(self._pending) * 4 > EARLY_MAX_ENTRIES or self._pending_bytes * 4 > EARLY_MAX_BYTES:
+            self._wanted.set()  # before answers have to wait
+
+    def give_up(self, reason: str) -> None:
+        """End the mastership: this node cannot lead any more."""
+        self._mastership.end(reason)
 
     def _not_master(self) -> NotMasterError:
         return NotMasterError(f"this node is not the metadata master any more: {self._mastership.ended}")
@@ -156,7 +162,9 @@ class EtcdLog:
             return False
         return not self._pending or (
             session > 0
-            and self._pending_of[session] == len(self._pending) <= EARLY_MAX_ENTRIES
+            and self._pending_of[session] + self._pending_of[UPKEEP]
+            == len(self._pending)
+            <= EARLY_MAX_ENTRIES
             and self._pending_bytes <= EARLY_MAX_BYTES
         )
 
@@ -188,6 +196,7 @@ class EtcdLog:
             while not self._mastership.ended:
                 if self._pending:
                     await self._linger()
+                    self._wanted = trio.Event()
                     await self._commit(self._next_batch())
                 else:
                     self._appended = trio.Event()
@@ -202,8 +211,7 @@ class EtcdLog:
 
     async def _linger(self) -> None:
         """Let more entries come while nobody waits for these."""
-        if not self._waiting:
-            self._wanted = trio.Event()
+        if not self._waiting and not self._wanted.is_set():
             with trio.move_on_after(LINGER_S):
                 await self._wanted.wait()
 

@@ -4,6 +4,9 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
+UPKEEP = -1
+"""Instead of a session: an entry of core.ordering's upkeep."""
+
 
 class LogRecord(NamedTuple):
     """One entry as the log keeps it: a serialized LogEntry under its sequence number."""
@@ -30,7 +33,7 @@ class EventLog(Protocol):
     def append(self, sequence: int, payload: bytes, session: int = 0) -> None:
         """Append the next entry. What is told of it waits for `confirm`.
 
-        `session`: whose numbered operation it is; 0 for anything else.
+        `session`: whose numbered operation it is; UPKEEP for what any session may keep, else 0.
 
         Raises NoSpaceError, TooLargeError or UnavailableError with nothing appended.
         """

@@ -29,7 +29,7 @@ from wormfs.core.errors import (
     SessionExpiredError,
     UnavailableError,
 )
-from wormfs.core.ordering import Place, is_independent, may_follow, next_tail
+from wormfs.core.ordering import Place, is_included, is_independent, is_upkeep, may_follow, next_tail
 from wormfs.core.records import Counts, FileStripe, GarbageChunk, Restored, Session, Stripe
 from wormfs.core.state import At, Decision, Touch
 from wormfs.core.types import Policy
@@ -44,10 +44,16 @@ from wormfs.core.writing import (
     decide_open_session,
 )
 from wormfs.metadata import checks
-from wormfs.metadata.convert import attributes_message, event_message, policy_message, stripe_message
+from wormfs.metadata.convert import (
+    attributes_message,
+    event_message,
+    event_record,
+    policy_message,
+    stripe_message,
+)
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.keeper import StateKeeper
-from wormfs.metadata.log_port import EventLog, LogRecord
+from wormfs.metadata.log_port import UPKEEP, EventLog, LogRecord
 from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
 from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.metadata.state_files import apply_entry, place_of
@@ -588,10 +594,9 @@ class Machine:
         Raises InvalidError for what are no entries of this session.
         """
         for payload in kept:
-            entry = self._kept_entry(session_id, payload)
-            if self._is_done(session_id, entry.operation.operation):
+            entry, place = self._kept_entry(session_id, payload)
+            if self._is_done(entry, place):
                 continue
-            place = place_of(entry)
             if not may_follow(self._keeper.state.tail, place):
                 return False
             entry.origin.epoch, entry.origin.sequence = place
@@ -605,19 +610,29 @@ class Machine:
     def has_kept(self, session_id: int, kept: Sequence[bytes]) -> bool:
         """Whether all a session kept is in the log. Raises InvalidError as `adopt`."""
         entries = [self._kept_entry(session_id, payload) for payload in kept]
-        return all(self._is_done(session_id, entry.operation.operation) for entry in entries)
+        return all(self._is_done(entry, place) for entry, place in entries)
 
-    def _kept_entry(self, session_id: int, payload: bytes) -> event_pb2.LogEntry:
+    def _kept_entry(self, session_id: int, payload: bytes) -> tuple[event_pb2.LogEntry, Place]:
         try:
             entry = event_pb2.LogEntry.FromString(payload)
+            own = entry.operation.session_id == session_id and entry.operation.operation
+            if not own and (
+                entry.HasField("operation")
+                or not entry.events
+                or not is_upkeep([event_record(each) for each in entry.events])
+            ):
+                raise InvalidError(f"session {session_id} kept an entry that is not its own")
         except DecodeError as error:
             raise InvalidError(f"session {session_id} kept what is no log entry") from error
-        if entry.operation.session_id != session_id or not entry.operation.operation:
-            raise InvalidError(f"session {session_id} kept an entry that is not its own")
-        return entry
+        return entry, place_of(entry)
 
-    def _is_done(self, session_id: int, operation: int) -> bool:
+    def _is_done(self, entry: event_pb2.LogEntry, place: Place) -> bool:
         state = self._keeper.state
+        if is_included(state.tail, place):
+            return True
+        if not entry.HasField("operation"):
+            return place.epoch < state.tail.epoch  # upkeep that a later master will have to do again
+        session_id, operation = entry.operation.session_id, entry.operation.operation
         return operation <= state.acknowledged(session_id) or state.reply(session_id, operation) is not None
 
     def _append(
@@ -637,7 +652,7 @@ class Machine:
             entry.operation.operation = caller.operation
             entry.operation.acknowledged = caller.acknowledged
             entry.operation.reply = packed
-        session = entry.operation.session_id
+        session = entry.operation.session_id or (UPKEEP if is_upkeep(decision.events) else 0)
         self._log.append(at.sequence, entry.SerializeToString(), session)
         if not self._first_served and (caller is not None or not is_independent(decision.events)):
             self._first_served = at.sequence

@@ -3,7 +3,7 @@
 import pytest
 
 from wormfs.core import events as ev
-from wormfs.core.ordering import Place, is_independent, may_follow, next_tail
+from wormfs.core.ordering import Place, is_included, is_independent, is_upkeep, may_follow, next_tail
 
 CHANGE = (ev.OrphanFreed(7),)
 ELECTED = (ev.MasterElected(2, 1),)
@@ -26,6 +26,18 @@ def test_only_the_next_entry_of_the_tails_mastership_may_follow() -> None:
     assert not may_follow(Place(1, 10), Place(1, 12))  # one before it is missing
     assert not may_follow(Place(1, 10), Place(1, 10))
     assert not may_follow(Place(2, 10), Place(1, 11))  # a later master has served without it
+
+
+def test_what_lies_before_the_tail_is_in_the_log() -> None:
+    assert is_included(Place(1, 10), Place(1, 10))
+    assert is_included(Place(1, 10), Place(1, 3))
+    assert not is_included(Place(1, 10), Place(1, 11))
+    assert not is_included(Place(2, 10), Place(1, 3))  # it may have been lost: other signs must tell
+
+
+def test_only_what_nobody_is_told_of_is_upkeep() -> None:
+    assert is_upkeep((ev.OrphanFreed(7), ev.ChunksCollected(1, (2,))))
+    assert not is_upkeep((ev.OrphanFreed(7), ev.EntryLinked(7, 1, b"n")))
 
 
 @pytest.mark.parametrize(
