@@ -114,8 +114,13 @@ def test_work_goes_on_while_masters_are_killed(
         (mount / "stop").touch()
     for seed, worker in enumerate(workers, 1):
         check_worker(worker, mount, seed)
-    took_s.sort()
-    print(f"failover: median {took_s[len(took_s) // 2]:.2f} s, longest {took_s[-1]:.2f} s of {len(took_s)}")
+    in_order_s = sorted(took_s)
+    median_s, late_s = in_order_s[len(took_s) // 2], in_order_s[len(took_s) * 99 // 100]
+    print(f"failover: median {median_s:.2f} s, 99th percentile {late_s:.2f} s of {len(took_s)} kills")
+    print(" ".join(f"{each_s:.2f}" for each_s in in_order_s))
+    if len(took_s) >= 100:
+        assert median_s <= 3.0
+        assert late_s <= 5.0
     fresh = etcd_cluster.remount(mount)
     assert [(fresh / f"after-{number}").read_bytes() for number in range(len(took_s))] == [
         b"after the failover"
