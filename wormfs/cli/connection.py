@@ -13,7 +13,10 @@ from typing import TypeVar
 import trio
 from google.protobuf.message import Message
 
-from wormfs.core.errors import NotMasterError, UnavailableError
+from wormfs.client.master_search import STAGGER_S
+from wormfs.client.options import ClientOptions
+from wormfs.client.peers import PeerTable
+from wormfs.core.errors import NotMasterError, UnavailableError, WormError
 from wormfs.rpc import methods
 from wormfs.rpc.methods import Method
 from wormfs.rpc.stream_client import open_connection
@@ -23,6 +26,8 @@ from wormfs.settings.client import load_client_config
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 
+SEARCH_S = 5.0
+"""So long a master is looked for while any node answers: another one is elected in less."""
 _RETRY_PAUSE_S = 0.2
 
 
@@ -51,13 +56,14 @@ def target_of(arguments: argparse.Namespace) -> Target:
 
 def cluster_map(target: Target) -> cluster_pb2.ClusterMap:
     """The cluster map, of whichever node answers first. Raises UnavailableError."""
-    return trio.run(
-        _call, target.addresses, methods.CLUSTER_GET_CLUSTER_MAP, _map_request(), target.deadline_s
-    )
+    return trio.run(_first_map, target)
 
 
 def call_master(target: Target, method: Method[Request, Reply], request: Request) -> Reply:
-    """One unary call to the master, wherever it is now. Raises what the master does, UnavailableError."""
+    """One unary call to the master, wherever it is now. Raises what the master does, UnavailableError.
+
+    It may be done twice, when a master fails before it answers and the next one is asked.
+    """
     return trio.run(_call_master, target, method, request)
 
 
@@ -78,28 +84,64 @@ def usable_addresses(node: cluster_pb2.NodeInfo) -> tuple[str, ...]:
     )
 
 
-def _map_request() -> cluster_pb2.GetClusterMapRequest:
-    return cluster_pb2.GetClusterMapRequest()
+async def _first_map(target: Target) -> cluster_pb2.ClusterMap:
+    """Ask one node after the other, the next one as well when one refuses or is slow."""
+    found: list[cluster_pb2.ClusterMap] = []
+    tried: dict[str, str] = {}
 
+    async def ask(address: str, ended: trio.Event) -> None:
+        try:
+            async with open_connection([address], timeout_s=target.deadline_s) as connection:
+                reply = await connection.call(
+                    methods.CLUSTER_GET_CLUSTER_MAP,
+                    cluster_pb2.GetClusterMapRequest(),
+                    timeout_s=target.deadline_s,
+                )
+            found.append(reply.message)
+            nursery.cancel_scope.cancel()
+        except WormError as error:
+            tried[address] = error.message
+        finally:
+            ended.set()
 
-async def _call(
-    addresses: tuple[str, ...], method: Method[Request, Reply], request: Request, timeout_s: float
-) -> Reply:
-    async with open_connection(addresses, timeout_s=timeout_s) as connection:
-        reply = await connection.call(method, request, timeout_s=timeout_s)
-        return reply.message
+    with trio.move_on_after(target.deadline_s):
+        async with trio.open_nursery() as nursery:
+            for address in target.addresses:
+                nursery.start_soon(ask, address, ended := trio.Event())
+                with trio.move_on_after(STAGGER_S):
+                    await ended.wait()
+    if found:
+        return found[0]
+    silent = f"no answer within {target.deadline_s:g} s"
+    reasons = "; ".join(f"{address} ({tried.get(address, silent)})" for address in target.addresses)
+    raise UnavailableError(f"no node tells the cluster map: tried {reasons or 'nothing'}")
 
 
 async def _call_master(target: Target, method: Method[Request, Reply], request: Request) -> Reply:
-    """Ask for the map, then the master; again when the mastership moved meanwhile."""
-    deadline = trio.current_time() + target.deadline_s
-    while True:
-        found = await _call(
-            target.addresses, methods.CLUSTER_GET_CLUSTER_MAP, _map_request(), target.deadline_s
-        )
+    """Find the master and ask it; again when the mastership moved, or the master failed, meanwhile."""
+    search_s = min(SEARCH_S, target.deadline_s)
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
         try:
-            return await _call(usable_addresses(master_of(found)), method, request, target.deadline_s)
-        except NotMasterError:
-            if trio.current_time() > deadline:
+            peers = PeerTable(target.addresses, nursery, ClientOptions(connect_s=search_s))
+            return await _ask_masters(peers, method, request, trio.current_time() + target.deadline_s)
+        except Exception as error:  # raised as it is, not within a nursery's group
+            failure = error
+    raise failure
+
+
+async def _ask_masters(
+    peers: PeerTable, method: Method[Request, Reply], request: Request, deadline: float
+) -> Reply:
+    while True:
+        connection = await peers.reach_master()
+        try:
+            left_s = max(0.01, deadline - trio.current_time())
+            return (await connection.call(method, request, timeout_s=left_s)).message
+        except UnavailableError as error:
+            moved = isinstance(error, NotMasterError) or connection.closed.is_set()
+            if not moved or trio.current_time() + _RETRY_PAUSE_S > deadline:
                 raise
-            await trio.sleep(_RETRY_PAUSE_S)
+        finally:
+            connection.close()
+        await trio.sleep(_RETRY_PAUSE_S)
