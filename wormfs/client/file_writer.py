@@ -244,9 +244,11 @@ class FileWriter:
         )
         request.caller.SetInParent()
         reply = await self._session.command(METADATA_COMMIT_WRITE, request)
-        state.adopt_attributes(reply.message.attributes)
+        attributes = reply.message.attributes
+        if attributes.change > state.attributes.change:  # the answer to a later commit may have come first
+            state.adopt_attributes(attributes)
         if state.lapsed_change:  # the change was ours: the leases were lost while it was under way
-            state.lapsed_change = reply.message.attributes.change
+            state.lapsed_change = max(state.lapsed_change, attributes.change)
 
     def discard(self, state: InodeState, why: WormError) -> None:
         """Give up what could not be written, when its last handle is gone. Said in the log."""
