@@ -351,10 +351,10 @@ class MasterService:
         return reply, self._recall_others(session, request.caller, outcome)
 
     def _check_lease(self, session: int, request: Any) -> None:
-        """A commit needs the write lease, unless it is the retry of one done before."""
+        """A commit needs the write lease, unless it is the retry of one done before, of any mastership."""
         if not session or self.leases.writers.get(request.inode) == session:
             return
-        if request.caller.operation not in self._done[session]:
+        if request.caller.operation not in self._done[session] and not self._machine.remembered(request):
             raise StaleError(
                 f"inode {request.inode} was written without its write lease: the lease was lost, "
                 "and what was buffered under it with it"

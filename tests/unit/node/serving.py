@@ -168,9 +168,12 @@ async def serving(folder: Path, *, lease_s: float = 6.0, address: str | None = N
     master = MasterService(machine, members, lease_s=lease_s, random=Random(1))
     registry = Registry()
     master.register(registry)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(machine.run)
-        await nursery.start(master.run)
-        bound = await nursery.start(serve_streams, registry, [address or f"unix:{folder}/s"])
-        yield Served(machine, members, master, bound[0])
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(machine.run)
+            await nursery.start(master.run)
+            bound = await nursery.start(serve_streams, registry, [address or f"unix:{folder}/s"])
+            yield Served(machine, members, master, bound[0])
+            nursery.cancel_scope.cancel()
+    finally:
+        machine.close()  # the next one of this folder would wait for its database

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from google.protobuf.message import Message
 
 from tests.unit.node.serving import FILE, POLICY, Mount, join, serving
 from wormfs.core.errors import (
@@ -232,6 +234,25 @@ async def test_nothing_is_served_after_a_restart_until_known_sessions_resumed(tm
                     await looked.wait()
 
 
+async def test_a_commit_done_under_the_master_before_is_told_without_its_lease(tmp_path: Path) -> None:
+    """Its answer was lost with that master, and so is what the master knew of leases."""
+    async with serving(tmp_path) as served, served.mount() as one:
+        session, operation = one.session, one.operation + 2
+        inode = (await one.create(b"f")).attributes.inode
+        done = await one.commit(inode, b"hello")
+    async with serving(tmp_path) as served, served.mount(session=False) as one:
+        assert (await one.open_session(session, open_inodes=[inode])).resumed
+        sequence = served.machine.sequence
+        one.operation = operation - 1  # the same operation, sent again
+        assert await one.commit(inode, b"hello") == done
+        one.operation = operation - 1
+        assert await one.commit(inode, b"whatever it says") == done
+        with pytest.raises(StaleError):
+            await one.commit(inode, b"a new one, without the lease")
+        assert served.machine.sequence == sequence
+        assert (await one.getattr(inode)).size_bytes == 5
+
+
 async def test_an_unknown_session_is_told(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.mount() as one:
         one.session = 999
@@ -311,13 +332,14 @@ async def test_a_late_attempt_on_an_old_connection_does_nothing(tmp_path: Path) 
         with pytest.raises(UnavailableError, match="resume it"):
             await old.create(b"late")
         request = metadata_pb2.AllocateStripesRequest(inode=1, count=1)
-        for method, message in (
+        attempts: tuple[tuple[m.Method[Any, Any], Message], ...] = (
             (m.METADATA_ALLOCATE_STRIPES, request),
             (m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=old.session, inodes=[1])),
             (m.METADATA_CLOSE_SESSION, metadata_pb2.CloseSessionRequest(session_id=old.session)),
             (m.METADATA_RENEW_SESSION, metadata_pb2.RenewSessionRequest(session_id=old.session)),
             (m.METADATA_RECALL_DONE, metadata_pb2.RecallDoneRequest(session_id=old.session, recall_id=1)),
-        ):
+        )
+        for method, message in attempts:
             with pytest.raises(UnavailableError, match="resume it"):
                 await old.call(method, message)
         assert served.machine.sequence == sequence
