@@ -25,7 +25,7 @@ from wormfs.metadata.log_port import EventLog
 from wormfs.metadata.snapshots import Taken, take
 from wormfs.metadata.sqlite_state import SqliteState
 
-COMMIT_INTERVAL_S = 0.1
+COMMIT_INTERVAL_S = 0.5
 SYNC_INTERVAL_S = 0.5
 CARE_INTERVAL_S = 1.0
 SNAPSHOT_LOG_BYTES = 64 << 20
