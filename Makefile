@@ -6,7 +6,7 @@ python := .venv/bin/python
 # Arguments for pytest: without any, everything runs, and core and codec must be covered.
 PYTEST ?= --cov=wormfs.core --cov=wormfs.codec --cov-report=term:skip-covered --cov-fail-under=95
 
-.PHONY: help setup demo demo-cluster test test-all check format sim bench proto clean
+.PHONY: help setup demo demo-cluster test test-all check format sim bench bench-etcd proto clean
 
 help:
 	@echo 'make demo      a six-node cluster on this machine, shown working (3 minutes)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make format    let ruff format and mend what it can'
 	@echo 'make sim       simulated clusters under faults: a minute of new seeds (SIM="--seed N": one again)'
 	@echo 'make bench     figures, beside GlusterFS: bench-results/*.json (root)'
+	@echo 'make bench-etcd  metadata of many servers, beside JuiceFS on the same etcd members (root)'
 	@echo 'make proto     generate the stubs in wormfs/rpc/v1 from proto/'
 	@echo 'make setup     Debian packages, .venv, locked dependencies'
 	@echo 'make clean     remove what the commands above made, .venv too'
@@ -52,6 +53,9 @@ sim: setup
 
 bench: setup
 	@$(python) -m benches.run $(BENCH)
+
+bench-etcd: setup
+	@$(python) -m benches.etcd $(BENCH)
 
 proto: setup
 	@scripts/make_stubs.sh
