@@ -37,7 +37,8 @@ def apply_entry(state: SqliteState, entry: event_pb2.LogEntry) -> None:
     """Apply a log entry whole. DataLossError when it cannot follow the state."""
     if entry.sequence != state.applied + 1:
         raise DataLossError(f"entry {entry.sequence} cannot follow {state.applied}")
-    at = At(entry.sequence, entry.time_ns)
+    # One that is ordered anew changes what it did when it was answered, change numbers included.
+    at = At(place_of(entry).sequence, entry.time_ns)
     state.begin()
     events = [event_record(message) for message in entry.events]
     for event in events:
