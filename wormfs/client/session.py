@@ -227,9 +227,20 @@ class Session:
             reply = await link.connection.call(
                 method, request, timeout_s=max(0.01, min(TRY_S, deadline_s - sent_s))
             )
+        except UnavailableError:
+            raise
+        except WormError:
+            self._check_kept(link, request)
+            raise
         finally:
             self._watch.end(begun)
+        self._check_kept(link, request)
         return _as_fresh(reply, sent_s)
+
+    def _check_kept(self, link: _Link, request: Message) -> None:
+        """Take no answer that came after its connection was given up: entries pushed ahead were not kept."""
+        if self._link is not link and hasattr(request, "caller"):
+            raise UnavailableError(f"{link.connection.address}: the connection was given up meanwhile")
 
     # --- the connection ------------------------------------------------------------------
 

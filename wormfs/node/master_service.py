@@ -199,6 +199,7 @@ class MasterService:
         # Sessions that may be answered early: the last entry pushed to each on its connection.
         self._kept: dict[int, int] = {}
         self._connections: dict[int, ServerConnection] = {}  # by session; gRPC callers have none, and 0
+        self._served = False  # somebody was told, or changed, what a session's kept entries may change
         self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
         self._gates = _Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
@@ -301,7 +302,8 @@ class MasterService:
         async def handle(context: RequestContext, request: Any, _: DataBuffer | None) -> Any:
             session = request.caller.session_id
             connection = context.connection
-            if connection_of(session) is not connection or leases.in_grace or leases.lapsed:
+            current = connection_of(session) is connection and self._served
+            if not current or leases.in_grace or leases.lapsed:
                 await self._admit(session, connection)
             exclusive = rule.exclusive(request) if rule.exclusive is not None else 0
             if self._meets_leases(session, request, exclusive):
@@ -321,6 +323,7 @@ class MasterService:
             raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
         self._check_lapsed(session)
         check_connection(self._connections, session, connection)
+        self._served = True
 
     def _check_lapsed(self, session: int) -> None:
         """Its owner may not know yet that the leases are gone: only once it resumed is it served."""
@@ -627,10 +630,11 @@ class MasterService:
 
     def _adopt(self, number: int, kept: Sequence[bytes]) -> bool:
         """Order what the session kept of the mastership before; False when that is too late."""
-        session = self.leases.sessions.get(number)
-        if session is None or number in self.leases.lapsed or session.resumed:
-            # Others may have been served, or are: only what is there already can be vouched for.
-            return session is not None and self._machine.has_kept(number, kept)
+        if number not in self.leases.sessions:
+            return False
+        if self._served:
+            # Without them, perhaps: only what is there already can be vouched for.
+            return self._machine.has_kept(number, kept)
         return self._machine.adopt(number, kept)
 
     async def _renew_session(

@@ -1,0 +1,106 @@
+"""What sessions kept of a master that is gone, handed to the next one over real streams."""
+
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.unit.metadata.test_adopt import make
+from tests.unit.node.serving import Mount, Served, open_machine, serving
+from wormfs.core.errors import NotFoundError
+from wormfs.rpc import methods as m
+from wormfs.rpc.v1 import metadata_pb2, types_pb2
+
+MINE, OTHER = 1, 2
+
+
+@dataclass
+class Kept:
+    folder: Path
+    entries: Sequence[bytes]
+    told: Sequence[types_pb2.Attributes]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """Two commands of a session that a master answered, and that the log in `folder` does not have."""
+    (tmp_path / "before").mkdir()
+    machine = open_machine(tmp_path / "before", disks=2)
+    assert (machine.open_session("mine"), machine.open_session("other")) == (MINE, OTHER)
+    make(machine, MINE, 1, b"zero")
+    after = tmp_path / "after"
+    shutil.copytree(tmp_path / "before", after)
+    for disk in after.iterdir():
+        shutil.rmtree(disk / "metadata" / "state", ignore_errors=True)
+    sequence = machine.sequence
+    told = [make(machine, MINE, 2, b"one"), make(machine, MINE, 3, b"two")]
+    entries = [record.payload for record in machine.keeper.log.read(sequence)]
+    machine.close()
+    assert len(entries) == 2
+    return Kept(after, entries, told)
+
+
+async def resume(mount: Mount, session: int, entries: Sequence[bytes] = ()) -> metadata_pb2.OpenSessionReply:
+    request = metadata_pb2.OpenSessionRequest(session_id=session, label="test", kept_entries=entries)
+    reply = await mount.call(m.METADATA_OPEN_SESSION, request)
+    assert (reply.resumed, reply.session_id) == (True, session)
+    mount.session = session
+    return reply
+
+
+@asynccontextmanager
+async def mounts(served: Served) -> AsyncIterator[tuple[Mount, Mount]]:
+    async with served.mount(session=False) as mine, served.mount(session=False) as other:
+        yield mine, other
+
+
+async def test_others_wait_until_the_entries_are_there(kept: Kept) -> None:
+    async with serving(kept.folder) as served, mounts(served) as (mine, other):
+        await resume(other, OTHER)
+        seen: list[types_pb2.Attributes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                seen.append(await other.lookup(b"two"))
+
+            nursery.start_soon(look)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not seen
+            assert not (await resume(mine, MINE, kept.entries)).entries_lost
+        assert seen == [kept.told[1]]
+
+
+async def test_entries_of_one_that_comes_when_others_were_served_are_lost(kept: Kept) -> None:
+    async with serving(kept.folder, lease_s=1.0) as served, mounts(served) as (mine, other):
+        await resume(other, OTHER)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.keep_alive)
+            with pytest.raises(NotFoundError):
+                await other.lookup(b"two")  # it waits for the other session's lease to run out
+            nursery.cancel_scope.cancel()
+        assert (await resume(mine, MINE, kept.entries)).entries_lost
+        with pytest.raises(NotFoundError):
+            await mine.lookup(b"one")
+
+
+async def test_a_session_that_was_silent_loses_nothing_while_nobody_was_served(kept: Kept) -> None:
+    """One user, whose machine slept while a master failed."""
+    async with serving(kept.folder, lease_s=0.5) as served, mounts(served) as (mine, _):
+        with trio.fail_after(5):
+            while served.master.leases.lapsed != {MINE, OTHER}:  # noqa: ASYNC110 - the table has no event
+                await trio.sleep(0.05)
+        assert not (await resume(mine, MINE, kept.entries)).entries_lost
+        assert await mine.lookup(b"two") == kept.told[1]
+
+
+async def test_a_late_resume_of_an_older_connection_costs_no_entries(kept: Kept) -> None:
+    """It was sent before the entries were: the session hands them over on the connection it lives on."""
+    async with serving(kept.folder) as served, mounts(served) as (mine, late):
+        assert not (await resume(late, MINE)).entries_lost
+        assert not (await resume(mine, MINE, kept.entries)).entries_lost
+        assert served.machine.has_kept(MINE, kept.entries)
