@@ -233,7 +233,7 @@ class Replica:
 
         `clock`: nanoseconds since 1970 UTC. Raises UnavailableError when there is no state.
         """
-        self.keeper.on_loss = log._mastership.end  # another node, with a good disk, takes over
+        self.keeper.on_loss = log.give_up  # another node, with a good disk, takes over
         return Machine.lead(self.keeper, log, epoch, node=node, clock=clock)
 
     def follow(self) -> None:

@@ -40,7 +40,7 @@ class StateCopies:
         async with self._busy:
             keeper = self._replica().keeper
             async with keeper.source.settled():
-                keeper.state.commit()
+                keeper.commit()
             folder = copy_folder(keeper.disk)
             try:
                 self._sequence = await trio.to_thread.run_sync(_copy, state_path(keeper.disk), folder)

@@ -2,7 +2,7 @@
 
 With every disk online nothing is counted. Otherwise all stripes are paged through, a page at a
 time with others' work in between, when a disk comes or goes and every `AGAIN_S` while one is
-missing (stripes come and go too).
+missing (stripes come and go too). While the stripes cannot be read, the counts stay as they were.
 """
 
 import logging
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
+from wormfs.core.errors import WormError
 from wormfs.metadata.machine import Machine
 from wormfs.node.members import Members
 from wormfs.rpc.v1 import cluster_pb2
@@ -17,6 +18,8 @@ from wormfs.rpc.v1 import cluster_pb2
 log = logging.getLogger(__name__)
 
 AGAIN_S = 5.0
+PAUSE_S = 0.5
+"""After what failed, however many disks come and go."""
 PAGE = 500
 
 
@@ -54,11 +57,22 @@ class Health:
 
     async def run(self) -> None:
         """Count whenever something changed, until cancelled."""
+        silent = False
         while True:
             self._changed = trio.Event()
             offline = self._offline()
             started_s = trio.current_time()
-            self.danger = await self._count(offline)
+            try:
+                self.danger = await self._count(offline)
+            except WormError as error:
+                if not silent:
+                    log.warning("stripes in danger are not counted: %s", error.message)
+                silent = True
+                with trio.move_on_after(AGAIN_S):
+                    await self._changed.wait()
+                await trio.sleep(PAUSE_S)
+                continue
+            silent = False
             took_s = trio.current_time() - started_s
             if not self._changed.is_set():
                 self._counted.set()
