@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import sampling
 from tests.harness import Cluster
 from tests.leftovers import TOKEN_VARIABLE, Leftovers, run_folder
 
@@ -22,6 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN] = Leftovers(token, (folder,))
     if config.option.basetemp is None:
         config.option.basetemp = str(folder / "t")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what `make test` leaves out, before any fixture of it is made."""
+    if sampling.runs_unsampled():
+        return
+    for item in items:
+        if item.get_closest_marker("unsampled"):
+            item.add_marker(pytest.mark.skip(reason="a long one: WORMFS_ROUNDS=1, or make test-all"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -94,12 +104,5 @@ def mounted(module_cluster: ClusterFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rounds() -> Callable[[int, int], int]:
-    """`rounds(sample, whole)`: how many rounds a long test runs; WORMFS_ROUNDS is `all` or a number."""
-    wanted = os.environ.get("WORMFS_ROUNDS", "")
-
-    def count(sample: int, whole: int) -> int:
-        if wanted == "all":
-            return whole
-        return int(wanted) if wanted else sample
-
-    return count
+    """`rounds(sample, whole)` of tests/sampling.py."""
+    return sampling.rounds

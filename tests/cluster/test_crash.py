@@ -97,6 +97,7 @@ def one_round(cluster: Cluster, mount: Path, random: Random, number: int, ledger
     ledger.check(mount)
 
 
+@pytest.mark.long
 def test_everything_fsynced_survives_sigkill(
     cluster: ClusterFactory, rounds: Callable[[int, int], int]
 ) -> None:
@@ -106,7 +107,7 @@ def test_everything_fsynced_survives_sigkill(
     six = cluster(nodes=6, policy="4+2")
     mount = six.mount()
     ledger = Ledger()
-    for number in range(rounds(6, 200)):
+    for number in range(rounds(3, 200)):
         one_round(six, mount, random, number, ledger)
         six.fsck()
     six.fsck()

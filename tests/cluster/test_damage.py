@@ -55,7 +55,7 @@ def test_damaged_chunks_give_right_bytes_or_eio(
     mount = one.mount()
     known = KnownFiles.write(mount, random, {SHORT_BYTES: 10, LONG_BYTES: 2})
     refused = 0
-    for number in range(rounds(6, 60)):
+    for number in range(rounds(2, 60)):
         files = chunk_files(one, 6)
         chosen = random.sample(files, k=min(len(files), 12))
         originals = {path: original for path in chosen if (original := damage(path, random))}
@@ -79,7 +79,7 @@ def test_damaged_chunks_give_right_bytes_or_eio(
         "what was damaged is whole again",
         timeout_s=90,
     )
-    assert refused < rounds(6, 60) * len(known.digests)
+    assert refused < rounds(2, 60) * len(known.digests)
 
 
 def test_a_lightly_damaged_file_reads_right(cluster: ClusterFactory) -> None:

@@ -73,6 +73,7 @@ def test_stop_start_kill_keep_the_data(cluster: ClusterFactory, tmp_path: Path) 
     assert _online(made) == ["node-1", "node-2", "node-3", "node-4"]
 
 
+@pytest.mark.unsampled
 def test_up_again_starts_what_is_down(cluster: ClusterFactory) -> None:
     made = cluster(nodes=3, disks=1, policy="2+1")
     made.wormfs("mkdir", "/kept")
@@ -110,6 +111,7 @@ def test_a_recycled_process_id_is_never_killed(cluster: ClusterFactory) -> None:
         stranger.kill()
 
 
+@pytest.mark.unsampled
 def test_sigterm_of_a_node_exits_cleanly(cluster: ClusterFactory) -> None:
     made = cluster(nodes=3, disks=1, policy="2+1")
     process = find_process(made.pid(2))

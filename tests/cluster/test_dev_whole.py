@@ -27,6 +27,7 @@ def _offline(cluster: Cluster) -> list[str]:
     return sorted(node["name"] for node in status["nodes"] if not node["online"])
 
 
+@pytest.mark.unsampled
 def test_six_nodes_lose_two_and_keep_every_byte(cluster: ClusterFactory, tmp_path: Path) -> None:
     made = cluster()
     point = made.mount()

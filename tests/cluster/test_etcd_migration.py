@@ -36,6 +36,7 @@ def node_log(made: Cluster, node: int) -> str:
     return (made.folder / f"node-{node}" / "log").read_text(encoding="utf-8")
 
 
+@pytest.mark.unsampled
 def test_an_embedded_cluster_moves_to_etcd(cluster: ClusterFactory) -> None:
     made = cluster(nodes=4, policy="2+1")
     mount = made.mount()

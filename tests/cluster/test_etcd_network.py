@@ -87,19 +87,13 @@ def fsck(net: NetCluster) -> None:
     wait_until(lambda: net.wormfs("fsck", "--cluster", net.addresses).returncode == 0, "a clean fsck", 60)
 
 
-def skip_in_sample(rounds: Callable[[int, int], int]) -> None:
-    """`make test` runs two of these tests only: they take five minutes together."""
-    if not rounds(0, 1):
-        pytest.skip("a long one: WORMFS_ROUNDS=1, or make test-all")
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("fault", ["all", "etcd", "out", "in"])
+@pytest.mark.parametrize(
+    "fault", ["all", *(pytest.param(fault, marks=pytest.mark.unsampled) for fault in ("etcd", "out", "in"))]
+)
 def test_another_node_becomes_master_when_it_is_cut_off(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int], fault: str
 ) -> None:
-    if fault != "all":
-        skip_in_sample(rounds)
     ways: dict[str, Way] = {"in": "in", "out": "out"}
     took_s = []
     with work() as done:
@@ -121,11 +115,10 @@ def test_another_node_becomes_master_when_it_is_cut_off(
     assert max(took_s) < FAILOVER_MAX_S
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 def test_a_client_that_does_not_reach_the_master_hinders_nobody(
-    net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
+    net: NetCluster, work: Callable[[], RecordedWork]
 ) -> None:
-    skip_in_sample(rounds)
     master = net.master()
     with work() as done:
         next_write_s(net, 2)
@@ -142,11 +135,8 @@ def test_a_client_that_does_not_reach_the_master_hinders_nobody(
     assert [each for each in done.unknown() if each.client.startswith("2")] == []
 
 
-@pytest.mark.long
-def test_links_that_flap(
-    net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
-) -> None:
-    skip_in_sample(rounds)
+@pytest.mark.unsampled
+def test_links_that_flap(net: NetCluster, work: Callable[[], RecordedWork]) -> None:
     with work() as done:
         for node in net.nodes:
             next_write_s(net)
@@ -159,11 +149,10 @@ def test_links_that_flap(
     check(net, done)
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 def test_packets_lost_by_chance(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
 ) -> None:
-    skip_in_sample(rounds)
     lossy_s = 6 * rounds(1, 10)
     with work() as done:
         next_write_s(net)
@@ -178,12 +167,11 @@ def test_packets_lost_by_chance(
     check(net, done)
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 def test_clients_that_do_not_reach_the_master_for_longer_than_their_leases(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
 ) -> None:
     """It stays master, for it reaches all others; what was begun meanwhile is done when they come back."""
-    skip_in_sample(rounds)
     cut_s, waited_s = 9.0, []
     with work() as done:
         for number in range(rounds(1, 3)):
@@ -208,12 +196,10 @@ def test_clients_that_do_not_reach_the_master_for_longer_than_their_leases(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["cut", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("cut", marks=pytest.mark.unsampled), "killed"])
 def test_one_member_of_etcd_lost_is_not_noticed(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int], how: str
 ) -> None:
-    if how == "cut":
-        skip_in_sample(rounds)
     took_s = []
     with work() as done:
         for number in range(rounds(1, 2 * MEMBERS)):
@@ -232,12 +218,11 @@ def test_one_member_of_etcd_lost_is_not_noticed(
     assert max(took_s) < FAILOVER_MAX_S
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 @pytest.mark.parametrize("how", ["cut", "stopped"])
 def test_writes_wait_while_two_members_are_lost_and_nothing_is_lost(
-    net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int], how: str
+    net: NetCluster, work: Callable[[], RecordedWork], how: str
 ) -> None:
-    skip_in_sample(rounds)
     next_write_s(net)  # a new master serves nobody before it knows of all sessions
     hasty = net.mount(2, "hasty", deadline="2s")
     patient = net.mounts[0]
@@ -280,11 +265,10 @@ def test_writes_wait_while_two_members_are_lost_and_nothing_is_lost(
         assert (mount / "cached").read_bytes() == b"c" * 50_000
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 def test_every_node_restarted_in_turn(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
 ) -> None:
-    skip_in_sample(rounds)
     took_s = []
     with work() as done:
         for _ in range(rounds(1, 5)):
@@ -300,11 +284,10 @@ def test_every_node_restarted_in_turn(
     assert max(took_s) < FAILOVER_MAX_S
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 def test_all_killed_at_once(
     net: NetCluster, work: Callable[[], RecordedWork], rounds: Callable[[int, int], int]
 ) -> None:
-    skip_in_sample(rounds)
     with work() as done:
         for _ in range(rounds(1, 10)):
             next_write_s(net)

@@ -18,7 +18,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.fuse, pytest.mark.timeout(180)]
 LEASE_S = 6
 
 
-@pytest.mark.parametrize("changed", [False, True], ids=["file-untouched", "file-changed"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(False, id="file-untouched", marks=pytest.mark.unsampled),
+        pytest.param(True, id="file-changed"),
+    ],
+)
 def test_unsaved_bytes_after_a_lost_lease(cluster: ClusterFactory, changed: bool) -> None:
     one = cluster(nodes=1, disks=6, policy="4+2")
     first, second = one.mount("one"), one.mount("two")
@@ -83,7 +89,7 @@ print("ready", flush=True)
 """
 
 
-@pytest.mark.long
+@pytest.mark.unsampled
 def test_work_goes_on_after_a_silence_longer_than_the_lease(
     cluster: ClusterFactory, rounds: Callable[[int, int], int]
 ) -> None:

@@ -50,6 +50,7 @@ def test_three_nodes_register_and_are_healthy(three: Cluster) -> None:
     assert any("the metadata is on 1 disk(s), 2 are wanted" in line for line in status.warnings)
 
 
+@pytest.mark.unsampled
 def test_a_killed_node_goes_offline_and_comes_back_as_itself(three: Cluster, tmp_path: Path) -> None:
     before = {node.name: node.number for node in status_of(three).map.nodes}
     content = os.urandom(5_000_000)

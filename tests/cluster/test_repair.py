@@ -82,6 +82,7 @@ def test_a_lost_node_is_rebuilt_and_then_two_more_may_go(impatient: ClusterFacto
     eight.fsck()
 
 
+@pytest.mark.unsampled
 def test_files_are_written_and_read_while_repair_moves_them(impatient: ClusterFactory) -> None:
     random = Random(22)
     seven = impatient(nodes=7, policy="4+2")
@@ -143,6 +144,7 @@ def test_damaged_and_missing_chunks_are_rebuilt_once_found(impatient: ClusterFac
     known.check()
 
 
+@pytest.mark.unsampled
 def test_a_lost_disk_is_forgotten_only_when_empty(impatient: ClusterFactory, tmp_path: Path) -> None:
     four = impatient(nodes=4, policy="2+1")
     (tmp_path / "data").write_bytes(os.urandom(5_000_000))

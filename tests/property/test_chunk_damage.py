@@ -3,9 +3,11 @@
 import random
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sampling import rounds
 from wormfs.codec.checksums import block_checksums, verify_blocks
 from wormfs.codec.chunk_format import ChunkHeader, check_identity, pack_header, parse_header
 from wormfs.core.errors import WormError
@@ -70,7 +72,8 @@ damages = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.long
+@settings(max_examples=rounds(50, 1000), deadline=None)
 @given(damages, st.sampled_from([64, 70_016, 200_000]))
 def test_damage_is_repaired_or_told(damages: list[Damage], length: int) -> None:
     header, data = make_chunk(length, 1)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.sampling import rounds
 from wormfs.codec.checksums import block_checksums
 from wormfs.codec.chunk_format import ChunkHeader, pack_header
 from wormfs.core.errors import ChunkError, InvalidError
@@ -49,7 +50,10 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     disk.close()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.long
+@settings(
+    max_examples=rounds(50, 1000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     length=st.sampled_from(LENGTHS),
     flips=st.lists(st.tuples(st.integers(0, 310_000), st.integers(1, 255)), max_size=40),

@@ -274,7 +274,7 @@ def test_a_mount_behaves_as_a_plain_directory(
     module_cluster: ClusterFactory, tmp_path: Path, rounds: Callable[[int, int], int]
 ) -> None:
     cluster = module_cluster(nodes=1, disks=6, policy="4+2")
-    run_model((cluster.mount(),), tmp_path, rounds(25, 1000))
+    run_model((cluster.mount(),), tmp_path, rounds(12, 1000))
     cluster.fsck()
 
 
@@ -282,5 +282,5 @@ def test_two_mounts_behave_as_one_plain_directory(
     module_cluster: ClusterFactory, tmp_path: Path, rounds: Callable[[int, int], int]
 ) -> None:
     cluster = module_cluster(nodes=1, disks=6, policy="4+2")
-    run_model((cluster.mount("one"), cluster.mount("two")), tmp_path, rounds(25, 1000))
+    run_model((cluster.mount("one"), cluster.mount("two")), tmp_path, rounds(15, 1000))
     cluster.fsck()

@@ -97,7 +97,9 @@ def test_parity_is_that_of_reedsolo() -> None:
             assert parity[codeword::16] == expected, (used, codeword)
 
 
-@pytest.mark.parametrize("length", [1 << 20, CHUNK_LENGTH_MAX_BYTES])
+@pytest.mark.parametrize(
+    "length", [1 << 20, pytest.param(CHUNK_LENGTH_MAX_BYTES, marks=pytest.mark.unsampled)]
+)
 def test_a_lost_sector_is_repaired_wherever_it_is(length: int) -> None:
     header = make_header(length)
     packed = pack_header(header)
