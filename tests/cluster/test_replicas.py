@@ -6,7 +6,6 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -75,13 +74,9 @@ def six(cluster: ClusterFactory) -> Cluster:
     return made
 
 
-@pytest.mark.long
-def test_replicas_that_were_away_too_long_take_a_snapshot(
-    six: Cluster, rounds: Callable[[int, int], int]
-) -> None:
+@pytest.mark.unsampled
+def test_replicas_that_were_away_too_long_take_a_snapshot(six: Cluster) -> None:
     """One was down while the log was trimmed, another one lost its disk besides."""
-    if not rounds(0, 1):
-        pytest.skip("a long one")
     mount = six.mount()
     fill(mount, "a")
     away, emptied = [node for node in (4, 5, 6) if node != six.master()][:2]
@@ -110,12 +105,8 @@ def test_replicas_that_were_away_too_long_take_a_snapshot(
     assert (mount / f"b{FILES - 1}").read_bytes() == data
 
 
-@pytest.mark.long
-def test_status_says_when_too_few_replicas_hold_the_log(
-    cluster: ClusterFactory, rounds: Callable[[int, int], int]
-) -> None:
-    if not rounds(0, 1):
-        pytest.skip("a long one")
+@pytest.mark.unsampled
+def test_status_says_when_too_few_replicas_hold_the_log(cluster: ClusterFactory) -> None:
     three = cluster(nodes=3, policy="2+1", engine="etcd")
     mount = three.mount()
     wait_until(lambda: whole(three), "three replicas hold the log")
@@ -144,10 +135,8 @@ def test_status_says_when_too_few_replicas_hold_the_log(
     assert verified(three)
 
 
-@pytest.mark.long
-def test_replicas_are_equal_after_kills_under_load(six: Cluster, rounds: Callable[[int, int], int]) -> None:
-    if not rounds(0, 1):
-        pytest.skip("a long one")
+@pytest.mark.unsampled
+def test_replicas_are_equal_after_kills_under_load(six: Cluster) -> None:
     mount = six.mount()
     workers = [start_worker(mount, seed) for seed in (1, 2)]
     random = Random(7)

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -56,7 +56,7 @@ from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import UPKEEP, EventLog, LogRecord
 from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
 from wormfs.metadata.sqlite_state import SqliteState
-from wormfs.metadata.state_files import apply_entry, place_of
+from wormfs.metadata.state_files import apply_entry, place_of, state_path
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
 
 COMMIT_ENTRIES = 2_000
@@ -343,13 +343,13 @@ class Machine:
         return Outcome(reply, self._keeper.state.applied, decision.touched)
 
     @_recovering
-    @_recovering
     def tell_parent(self, parent: int, reply: metadata_pb2.FileMapReply) -> None:
         """Add the attributes of the directory something was just made in."""
         row = self._keeper.state.inode(parent)
         if row is not None:
             reply.parent.CopyFrom(attributes_message(row))
 
+    @_recovering
     def remembered(self, request: metadata_pb2.AllocateStripesRequest) -> Outcome | None:
         """The reply already given to a retried AllocateStripes, so that no placement need be chosen."""
         return self._remembered(request.caller, type(request))
@@ -519,6 +519,16 @@ class Machine:
         self._keeper.state.begin()
         yield from checks.check_namespace(self._keeper.state)
 
+    async def check_namespace_apart(self) -> list[str]:
+        """As check_namespace, of all that is settled now, while the machine goes on."""
+        async with self._log.settled():
+            self._keeper.commit()
+            database = state_path(self._keeper.disk)
+        try:
+            return await trio.to_thread.run_sync(_problems_of, database)
+        except sqlite3.Error as error:
+            raise UnavailableError(f"{database}: the metadata state cannot be read: {error}") from error
+
     # --- log and disks ------------------------------------------------------------------------
 
     async def wait_durable(self, sequence: int) -> None:
@@ -685,3 +695,11 @@ class Machine:
 
 def _apply_entry(entry: event_pb2.LogEntry, state: SqliteState) -> None:
     apply_entry(state, entry)
+
+
+def _problems_of(database: Path) -> list[str]:
+    """Check a state on a connection of one's own: it sees what was committed when it begins."""
+    with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True, isolation_level=None)) as connection:
+        state = SqliteState(connection)
+        state.begin()
+        return list(checks.check_namespace(state))

@@ -94,9 +94,8 @@ class Fsck:
     async def run(self) -> AsyncIterator[cluster_pb2.FsckReply]:
         """Check everything. Raises WormError only when the metadata itself cannot be read."""
         try:
-            for line in self._machine.check_namespace():
+            for line in await self._machine.check_namespace_apart():
                 yield self._problem("namespace", line)
-            await trio.lowlevel.checkpoint()
             listed: set[int] = set()
             for disk in list(self._members.map().disks):
                 where = f"disk {disk.number} ({disk.path})"

@@ -395,6 +395,20 @@ def test_what_was_answered_survives_sigkill(tmp_path: Path) -> None:
     machine.close()
 
 
+async def test_the_namespace_is_checked_apart_from_the_machine(owner: Owner) -> None:
+    owner.fill(0, 20)
+    assert await owner.machine.check_namespace_apart() == []
+    state = owner.machine._keeper.state
+    state.begin()
+    state.connection.execute("INSERT INTO entries VALUES (1, x'6c6f7374', 4711)")  # names no inode
+    state.connection.execute("INSERT INTO inodes SELECT 4712, 1, 16877, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, x''")
+    problems = await owner.machine.check_namespace_apart()
+    assert problems == list(owner.machine.check_namespace())
+    assert "entry b'lost' of directory 1 names inode 4711, which does not exist" in problems
+    assert "directory 4712 says it lies in directory 1, which does not name it" in problems
+    owner.fill(20, 40)  # the machine goes on
+
+
 def test_a_failing_sqlite_is_replaced_without_failing_callers(owner: Owner) -> None:
     owner.fill(0, 20)
     owner.machine._keeper.state.connection.close()
