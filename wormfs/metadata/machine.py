@@ -597,6 +597,16 @@ class Machine:
         return self.sequence
 
     @_recovering
+    def begin_serving(self) -> None:
+        """Let no later master order what sessions kept of one before: others are told what is without it.
+
+        To be called before anybody is served; what is told then must wait for `confirm`. An answer to a
+        question leaves no trace in the log, hence an entry that changes nothing.
+        """
+        if not self._first_served:
+            self._log_decision(Decision((ev.StripesAbandoned(()),)))
+
+    @_recovering
     def adopt(self, session_id: int, kept: Sequence[bytes]) -> bool:
         """Order anew what a session kept of a mastership before; to be called before anybody is served.
 

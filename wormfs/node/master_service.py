@@ -199,6 +199,7 @@ class MasterService:
         # Sessions that may be answered early: the last entry pushed to each on its connection.
         self._kept: dict[int, int] = {}
         self._connections: dict[int, ServerConnection] = {}  # by session; gRPC callers have none, and 0
+        self._confirmed = False  # see register()
         self._served = False  # somebody was told, or changed, what a session's kept entries may change
         self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
         self._gates = _Gates()
@@ -217,6 +218,7 @@ class MasterService:
         `confirmed`: answers wait until the log confirms what they tell; for an engine whose appends
         can be taken back.
         """
+        self._confirmed = confirmed
         for method, rule in _RULES:
             self._add(registry, method, self._handler(rule), confirmed, self._answers_early)
         self._add(registry, m.METADATA_MAKE_NODE, self._make_node, confirmed, self._answers_early)
@@ -323,7 +325,10 @@ class MasterService:
             raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
         self._check_lapsed(session)
         check_connection(self._connections, session, connection)
-        self._served = True
+        if not self._served:
+            if self._confirmed:
+                self._machine.begin_serving()
+            self._served = True
 
     def _check_lapsed(self, session: int) -> None:
         """Its owner may not know yet that the leases are gone: only once it resumed is it served."""

@@ -179,6 +179,18 @@ def test_nothing_is_adopted_behind_a_command_of_a_later_master(made: Masters, lo
     assert set(names(third)) == {b"zero", b"mine"}
 
 
+def test_nothing_is_adopted_behind_a_master_that_only_answered_questions(made: Masters, lost: Lost) -> None:
+    """Others were told what is without it; the master after that one must know."""
+    second, folder = made.lead(lost.folder)
+    second.begin_serving()
+    sequence = second.sequence
+    second.begin_serving()
+    assert second.sequence == sequence
+    third, _ = made.lead(made.copy(folder))
+    assert not third.adopt(lost.session, lost.kept)
+    assert set(names(third)) == {b"zero"}
+
+
 def test_nodes_and_sessions_that_come_first_are_in_nobodys_way(made: Masters, lost: Lost) -> None:
     machine, _ = made.lead(lost.folder)
     machine.register_node(cluster_pb2.NodeInfo(name="n", addresses=["x:1"]))
