@@ -74,7 +74,7 @@ class InodeState:
         self.extents: dict[int, list[Piece]] = {}
         self.pages: set[int] = set()  # map pages present, FILE_MAP_PAGE_DEFAULT stripes each
         self.write_lease = False
-        self.lost = False  # changes answered were lost, and nobody was told yet
+        self.lost: WormError | None = None  # why bytes or changes are lost, until fsync or close has told
         self.dirty: dict[int, DirtyStripe] = {}
         self.storing: dict[int, Storing] = {}
         self.version = 0

@@ -32,6 +32,7 @@ from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 REMEMBERED_CHANGES = 100_000
+LOST = "changes that a failed master had answered are lost; the log says how many"
 MAP_UNTRUSTED_TRIES = 3
 MAP_TRIES = 16
 FLUSH_AGAIN_S = 0.05
@@ -150,6 +151,7 @@ class LeasedStates:
                     "changed since; the unsaved bytes are dropped"
                 )
                 self._writer.discard(state, error)
+                state.lost = error  # whoever asked may be no program, but a recall
                 raise error
             self._adopt_map(state, reply)
             if reply.message.write_lease and self.session.lease_left_s() > 0:
@@ -335,7 +337,7 @@ class LeasedStates:
         self._lost = True
         self._page_changes.clear()
         for state in self._states.values():
-            state.lost = True
+            state.lost = DataLossError(f"inode {state.inode}: {LOST}")
         self._distrust(frozenset())
 
     def on_resumed(self, write_leases: frozenset[int]) -> None:

@@ -7,7 +7,7 @@ import trio
 
 from wormfs.client.entries import Handle, locked_for_writing
 from wormfs.client.inode_state import InodeState
-from wormfs.client.leased_states import LeasedStates
+from wormfs.client.leased_states import LOST, LeasedStates
 from wormfs.client.pieces import Buffer
 from wormfs.core.errors import BadHandleError, DataLossError, TooFewChunksError, TooLargeError, WormError
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES
@@ -19,9 +19,15 @@ from wormfs.rpc.v1 import metadata_pb2
 log = logging.getLogger(__name__)
 
 DIRTY_CHECK_EVERY_WRITES = 32
-_LOST = "changes that a failed master had answered are lost; the log says how many"
 READ_TRIES = 4
 """A read of stripes that others, repair among them, keep replacing starts anew so often."""
+
+
+def _tell_lost(state: InodeState) -> None:
+    """Raise, once, why something written or changed is lost."""
+    error, state.lost = state.lost, None
+    if error is not None:
+        raise type(error)(error.message)
 
 
 class OpenFiles(LeasedStates):
@@ -192,6 +198,7 @@ class OpenFiles(LeasedStates):
             # A process that closes its files after an error would wait a deadline for each of them.
             raise type(failure)(failure.message) from failure
         await self._commit_dirty(state)
+        _tell_lost(state)
 
     async def _commit_dirty(self, state: InodeState) -> None:
         if not state.has_dirty:
@@ -201,6 +208,7 @@ class OpenFiles(LeasedStates):
                 await self._flush(state)
             except WormError as error:
                 state.failure, state.failed_s = error, trio.current_time()
+                state.lost = None  # told now
                 raise
             state.failure = None
 
@@ -209,9 +217,7 @@ class OpenFiles(LeasedStates):
         handle.state.append_rest.end(handle)
         await self._commit_dirty(handle.state)
         await self._sync()
-        if handle.state.lost:
-            handle.state.lost = False
-            raise DataLossError(f"inode {handle.state.inode}: {_LOST}")
+        _tell_lost(handle.state)
 
     async def sync(self) -> None:
         """Make everything written and answered so far durable."""
@@ -222,7 +228,7 @@ class OpenFiles(LeasedStates):
         await self._sync()
         if self._lost:
             self._lost = False
-            raise DataLossError(_LOST)
+            raise DataLossError(LOST)
 
     async def _sync(self) -> None:
         request = metadata_pb2.SyncRequest(session_id=self.session.session_id)
