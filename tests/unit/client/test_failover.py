@@ -142,3 +142,25 @@ async def test_bytes_of_others_are_not_written_over(tmp_path: Path, under_way: b
         with trio.fail_after(10):
             await failed.wait()
         assert await content(made, b"f") == b"other"
+
+
+@pytest.mark.parametrize("told_by", ["fsync", "close"])
+async def test_bytes_given_up_for_another_are_told_to_their_owner(tmp_path: Path, told_by: str) -> None:
+    """They were given up while the master took the file back, not while the owner asked for anything."""
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await appended(one, b"f", b"mine.")
+        await made.depose()
+        change_by_another(tmp_path, handle.inode)
+        await one.lapsed()
+        await made.lead(1)
+        with trio.fail_after(10):
+            while handle.state.lapsed_change == 0:  # noqa: ASYNC110 - until it knows of the lapse
+                await trio.sleep(0.01)
+            with pytest.raises(DataLossError):
+                await one.fs._ensure_write_lease(handle.state)  # as a recall does
+        assert not handle.state.has_dirty
+        tell = one.fs.fsync if told_by == "fsync" else one.fs.flush
+        with pytest.raises(DataLossError, match="changed since"):
+            await tell(handle)
+        await tell(handle)  # once
+        assert await content(made, b"f") == b"other"
