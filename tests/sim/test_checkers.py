@@ -4,9 +4,10 @@ from wormfs.rpc.etcd_types import put
 from wormfs.rpc.v1 import event_pb2, replication_pb2
 from wormfs.sim.checks import LogWatcher
 from wormfs.sim.etcd_store import EtcdStore
-from wormfs.sim.history import History, Operation
+from wormfs.sim.history import Call, History, Operation
 from wormfs.sim.linearizable import linearizable
 from wormfs.sim.names_model import Names, initial, step
+from wormfs.sim.promises import broken_promises
 
 CREATE = Operation("create", (1, b"a", False, True, 0o600))
 LOOKUP = Operation("lookup", (1, b"a"))
@@ -72,6 +73,90 @@ def test_a_command_done_twice_is_seen() -> None:
     done(history, UNLINK)
     done(history, LOOKUP, 7, 0o600, 1)
     assert not holds(history)
+
+
+def lost(history: History, *calls: Call, loss: int = 1) -> None:
+    for call in calls:
+        call.loss = loss
+
+
+def test_what_is_lost_with_a_client_was_done_or_not_but_in_order() -> None:
+    rename = Operation("rename", (1, b"a", 1, b"b", 0))
+    moved = Operation("lookup", (1, b"b"))
+    for create_seen, rename_seen, sound in (
+        ((7, 0o600, 1), MISSING, True),
+        (MISSING, (7, 0o600, 1), True),
+        (MISSING, MISSING, True),
+        ((7, 0o600, 1), (7, 0o600, 1), False),
+    ):
+        history = History()
+        done(history, CREATE, 7, True)
+        done(history, rename)
+        done(history, moved, 7, 0o600, 1)  # its own look at it may be as lost
+        lost(history, *history.calls)
+        done(history, LOOKUP, *create_seen, client="other")
+        done(history, moved, *rename_seen, client="other")
+        assert holds(history) == sound
+
+
+def test_of_what_is_lost_only_the_last_may_be_missing() -> None:
+    other = Operation("create", (1, b"b", False, True, 0o600))
+    history = History()
+    done(history, CREATE, 7, True)
+    done(history, other, 8, True)
+    lost(history, *history.calls)
+    done(history, Operation("lookup", (1, b"b")), 8, 0o600, 1, client="other")
+    assert holds(history)
+    done(history, LOOKUP, *MISSING, client="other")
+    assert not holds(history)
+
+
+def test_nobody_sees_what_is_lost_later() -> None:
+    history = History()
+    done(history, CREATE, 7, True)
+    lost(history, *history.calls)
+    done(history, LOOKUP, 7, 0o600, 1, client="other")
+    done(history, LOOKUP, *MISSING, client="other")
+    assert not holds(history)
+    history = History()
+    done(history, CREATE, 7, True)
+    lost(history, *history.calls)
+    done(history, LOOKUP, *MISSING, client="other")
+    done(history, LOOKUP, 7, 0o600, 1, client="other")  # nor does it come later
+    assert not holds(history)
+
+
+def test_what_was_synced_is_never_lost() -> None:
+    history = History()
+    done(history, CREATE, 7, True)
+    begun = history.begin_sync()
+    done(history, UNLINK)
+    history.end_sync("c", begun)
+    done(history, CREATE, 8, True, client="other")
+    history.lose("c")
+    assert [call.loss for call in history.calls] == [0, 1, 0]
+    done(history, LOOKUP, 9, 0o600, 1)
+    history.lose("c")
+    assert [call.loss for call in history.calls] == [0, 1, 0, 2]
+
+
+def test_an_answer_that_is_not_in_the_log_is_a_broken_promise() -> None:
+    history = History()
+    for number, operation in enumerate((CREATE, UNLINK, CREATE), 1):
+        done(history, operation, *((number, True) if operation is CREATE else ()))
+        history.calls[-1].key = (5, number)
+    done(history, CREATE, "error", "ExistsError")
+    history.calls[-1].key = (5, 4)
+    every = {(5, 1), (5, 2), (5, 3)}
+    assert broken_promises(history.calls, every) == []
+    assert broken_promises(history.calls, every - {(5, 3)}) == [
+        "c create(1, b'a', False, True, 384) -> (3, True) was answered, and is not in the log"
+    ]
+    lost(history, *history.calls)
+    assert broken_promises(history.calls, set()) == []
+    assert broken_promises(history.calls, every - {(5, 3)}) == []
+    (problem,) = broken_promises(history.calls, every - {(5, 2)})
+    assert problem.startswith("c unlink(1, b'a') -> done is lost, and c create")
 
 
 def test_an_inode_number_is_given_once() -> None:

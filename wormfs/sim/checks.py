@@ -20,6 +20,8 @@ class LogWatcher:
 
     problems: list[str] = field(default_factory=list)
     entries: list[bytes] = field(default_factory=list)  # serialized LogEntry, from sequence 1 on
+    done: dict[tuple[int, int], int] = field(default_factory=dict)  # after finish(): operation -> entry
+    adopted_count: int = 0  # entries that were ordered anew
     _masters: dict[int, str] = field(default_factory=dict)  # epoch -> the node that won it
 
     @property
@@ -66,7 +68,7 @@ class LogWatcher:
 
     def finish(self) -> None:
         """Look at the whole log."""
-        done: dict[tuple[int, int], int] = {}
+        done = self.done
         epoch = 0
         for number, payload in enumerate(self.entries, 1):
             entry = event_pb2.LogEntry.FromString(payload)
@@ -75,6 +77,7 @@ class LogWatcher:
             if entry.epoch < epoch:
                 self.problems.append(f"entry {number} of epoch {entry.epoch} comes after epoch {epoch}")
             epoch = entry.epoch
+            self.adopted_count += entry.HasField("origin")
             if entry.HasField("operation"):
                 key = entry.operation.session_id, entry.operation.operation
                 if key in done:

@@ -6,12 +6,14 @@ from random import Random
 
 import trio
 
+from wormfs.sim.client import SimClient
 from wormfs.sim.etcd import NAME as ETCD
 from wormfs.sim.etcd import SimEtcd
+from wormfs.sim.front import LEASE_S
 from wormfs.sim.network import Network, Weather
 from wormfs.sim.node import SimNode
 
-FAULTS_MEAN = 10
+FAULTS_MEAN = 12
 USURP_MAX_S = 6.0
 BASE_DELAYS_S = (0.0005, 0.002, 0.02, 0.1)
 
@@ -42,6 +44,9 @@ KINDS = {
     "usurp": 3,
     "no_quorum": 3,
     "bad_weather": 3,
+    "die_with_answers": 9,
+    "kill_client": 2,
+    "miss_a_master": 3,
     "full_disk": 2,
     "jump_wall": 2,
     "jump_boot": 1,
@@ -73,7 +78,9 @@ def plan(random: Random, *, nodes: int, clients: int, length_s: float) -> list[F
 class Faults:
     """Does faults to a world, each for its time; what it did is undone when `run` returns."""
 
-    def __init__(self, etcd: SimEtcd, network: Network, nodes: list[SimNode], clients: list[str]) -> None:
+    def __init__(
+        self, etcd: SimEtcd, network: Network, nodes: list[SimNode], clients: list[SimClient]
+    ) -> None:
         self._etcd = etcd
         self._network = network
         self._nodes = nodes
@@ -126,6 +133,75 @@ class Faults:
             await trio.sleep(fault.lasts_s)
             process.go_on()
 
+    async def _kill_client(self, fault: Fault, _: SimNode) -> None:
+        self._clients[fault.client].die()
+
+    async def _die_with_answers(self, fault: Fault, _: SimNode) -> None:
+        """Have the master answer what etcd does not get; kill it, and perhaps its successors and clients.
+
+        The clients act at once; the last one killed stays away for the fault's time.
+        """
+        random = self._random
+        killed: list[SimNode] = []
+        while master := next((node for node in self._nodes if node.epoch and node.is_up), None):
+            links = [(master.name, ETCD), (ETCD, master.name)]
+            for link in links:
+                self._network.cut(*link)
+            if not killed:
+                stirred = self._clients if fault.amount < 0.3 else [self._clients[fault.client]]
+                for _wave in range(6):
+                    for client in stirred:
+                        client.stir.notify()
+                    await trio.sleep(random.random() * 0.2)
+                if fault.amount > 0.7:
+                    self._clients[fault.client].die()
+            master.crash(power=False)
+            for link in links:
+                self._network.mend(*link)
+            killed.append(master)
+            if len(killed) == len(self._nodes) - 1 or random.random() < 0.5:
+                break
+            with trio.move_on_after(USURP_MAX_S):
+                while not any(node.epoch for node in self._nodes):
+                    await self._etcd.changed.wait()
+                await trio.sleep(random.choice((0.01, 0.1, 1.0, 4.0)) * random.random())
+        for node in killed[:-1]:
+            await node.start()
+        await trio.sleep(fault.lasts_s)
+        for node in killed[-1:]:
+            await node.start()
+
+    async def _miss_a_master(self, fault: Fault, node: SimNode) -> None:
+        """Let a client keep what the master after the next must not order: one that served was in between."""
+        client = self._clients[fault.client]
+        master = next((each for each in self._nodes if each.epoch and each.is_up), node)
+        links = [(master.name, ETCD), (ETCD, master.name)]
+        for link in links:
+            self._network.cut(*link)
+        client.stir.notify()
+        await trio.sleep(0.3 + self._random.random())
+        apart = [
+            link for each in self._nodes for link in ((client.name, each.name), (each.name, client.name))
+        ]
+        for link in apart:
+            self._network.cut(*link)
+        master.crash(power=False)
+        for link in links:
+            self._network.mend(*link)
+        await trio.sleep(LEASE_S + 3.0 + self._random.random() * 4)
+        for other in self._clients:
+            if other is not client:
+                other.stir.notify()
+        await trio.sleep(self._random.random())
+        for each in self._nodes:
+            if each.epoch and each is not master:
+                each.crash(power=False)
+        for link in apart:
+            self._network.mend(*link)
+        await trio.sleep(min(fault.lasts_s, 2.0))
+        for each in self._nodes:
+            await each.start()
+
     # --- links --------------------------------------------------------------------------------
 
     async def _cut(self, links: list[tuple[str, str]], lasts_s: float) -> None:
@@ -149,16 +225,16 @@ class Faults:
             await trio.sleep(self._random.random() * 0.3)
 
     async def _cut_client(self, fault: Fault, node: SimNode) -> None:
-        client = self._clients[fault.client]
+        client = self._clients[fault.client].name
         await self._cut([(client, node.name), (node.name, client)], fault.lasts_s)
 
     async def _cut_client_one_way(self, fault: Fault, node: SimNode) -> None:
-        client = self._clients[fault.client]
+        client = self._clients[fault.client].name
         link = (client, node.name) if fault.amount < 0.3 else (node.name, client)
         await self._cut([link], fault.lasts_s)
 
     async def _isolate(self, fault: Fault, node: SimNode) -> None:
-        others = [ETCD, *self._clients]
+        others = [ETCD, *(client.name for client in self._clients)]
         links = [(node.name, other) for other in others] + [(other, node.name) for other in others]
         await self._cut(links, fault.lasts_s)
 

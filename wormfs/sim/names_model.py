@@ -23,6 +23,9 @@ NO_SPACE: Result = ("error", "NoSpaceError")
 """May be the answer to anything, and nothing was done then: a node's disk was full."""
 
 
+GONE: Result = ("error", "StaleError")
+
+
 class Inode(NamedTuple):
     """A file or an empty directory; an inode without links can still be asked for."""
 
@@ -218,8 +221,12 @@ def step(state: Names, operation: Operation, told: Result, stand_in: str) -> Nam
     """
     if told == NO_SPACE:
         return state
-    if operation.kind in ("link", "setattr", "getattr") and operation.arguments[0] not in state.inodes:
-        return None  # its number was told by an operation that is not done yet
+    if operation.kind in ("link", "setattr", "getattr"):
+        row = state.inodes.get(operation.arguments[0])  # type: ignore[call-overload]
+        if told == GONE:  # without links it is freed some time; or its number was lost with its client
+            return state if row is None or not row.links else None
+        if row is None:
+            return None  # its number was told by an operation that is not done yet
     after, result = _STEPS[operation.kind](state, told, stand_in, *operation.arguments)
     if after is None or (told and result != told):
         return None

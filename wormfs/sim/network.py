@@ -117,27 +117,23 @@ class Network:
         arrive()
 
 
-class Connection:
-    """What TCP gives: messages arrive once, in the order in which they were sent; behind a lost one, none.
-
-    They may arrive long after both ends have forgotten about it.
-    """
+class _Way:
+    """One direction of a connection."""
 
     def __init__(self, network: Network, source: str, target: str) -> None:
-        self.target = target
-        self.closed = trio.Event()  # its source has given it up
         self._network = network
         self._source = source
+        self._target = target
         self._sent = 0
         self._next = 0  # the number of the one that arrives next
         self._early: dict[int, Callable[[], None]] = {}
 
-    def send(self, arrive: Callable[[], None], *, what: str, late_s: float = 0.0) -> None:
+    def send(self, arrive: Callable[[], None], what: str, late_s: float = 0.0) -> None:
         """Send a message."""
         number = self._sent
         self._sent += 1
         self._network.send(
-            self._source, self.target, lambda: self._come(number, arrive), what=what, late_s=late_s
+            self._source, self._target, lambda: self._come(number, arrive), what=what, late_s=late_s
         )
 
     def _come(self, number: int, arrive: Callable[[], None]) -> None:
@@ -147,3 +143,24 @@ class Connection:
             arrive = self._early.pop(self._next)
             self._next += 1
             arrive()
+
+
+class Connection:
+    """What TCP gives, each way: messages arrive once, in the order they were sent; behind a lost one, none.
+
+    They may arrive long after both ends have forgotten about it.
+    """
+
+    def __init__(self, network: Network, source: str, target: str) -> None:
+        self.target = target
+        self.closed = trio.Event()  # its source has given it up
+        self._there = _Way(network, source, target)
+        self._back = _Way(network, target, source)
+
+    def send(self, arrive: Callable[[], None], *, what: str, late_s: float = 0.0) -> None:
+        """Send a message from its source."""
+        self._there.send(arrive, what, late_s)
+
+    def send_back(self, arrive: Callable[[], None], *, what: str) -> None:
+        """Send a message to its source."""
+        self._back.send(arrive, what)

@@ -5,11 +5,11 @@ have nothing to do with the log (disks of chunks, gateway, servers, members).
 """
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import trio
 from google.protobuf.message import Message
@@ -17,7 +17,6 @@ from google.protobuf.message import Message
 from wormfs.core.errors import (
     DataLossError,
     NotMasterError,
-    SessionExpiredError,
     StaleError,
     UnavailableError,
     WormError,
@@ -27,14 +26,13 @@ from wormfs.core.types import Policy
 from wormfs.metadata.election import Mastership, campaign, current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import EtcdLog
-from wormfs.metadata.machine import Machine
 from wormfs.metadata.replica import Replica
-from wormfs.node import master_service
 from wormfs.rpc.etcd_types import EtcdEventKind, prefix_end
-from wormfs.rpc.v1 import metadata_pb2, replication_pb2
+from wormfs.rpc.v1 import replication_pb2
 from wormfs.sim.clocks import MachineClock
 from wormfs.sim.disk import SimDisk
 from wormfs.sim.etcd import SimEtcd, SimEtcdClient
+from wormfs.sim.front import FarEnd, Front, serve_metadata
 from wormfs.sim.processes import Process, owned_by
 
 CLUSTER_ID = "simulated"
@@ -44,6 +42,8 @@ PAUSE_S = 0.3
 LEADER_CHECK_S = 2.0
 SEGMENT_BYTES = 16 << 10
 """Short, so that segments are sealed and begun anew in every run."""
+SERVE_MAX_S = 10.0
+"""A request is given up then, as its client had asked for."""
 Answer = Callable[[Message | WormError], None]
 
 
@@ -80,7 +80,7 @@ class SimNode:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
-        self._front: Callable[..., Awaitable[Message]] | None = None
+        self._front: Front | None = None
         self._mastership: Mastership | None = None
         self._nursery: trio.Nursery
 
@@ -269,47 +269,32 @@ class SimNode:
             machine = replica.lead(entries, mastership.epoch, self.number, clock=self.clock.wall_ns)
             if not machine.cluster_id:
                 machine.form_cluster(CLUSTER_ID, "sim", POLICY)
-            self._front = master_service.confirming(machine, self._perform(machine))
+            self._front = await nursery.start(serve_metadata, machine, self._random)
             while not mastership.ended:
                 await mastership.moved()
             nursery.cancel_scope.cancel()
 
     # --- answering ----------------------------------------------------------------------------
 
-    def _perform(self, machine: Machine) -> Callable[..., Awaitable[Message]]:
-        connections: dict[int, object] = {}  # by session: where it lives
-
-        async def perform(connection: object, request: Any, _: object) -> Message:
-            if isinstance(request, metadata_pb2.OpenSessionRequest):
-                session = request.session_id
-                if session and not machine.has_session(session):
-                    raise SessionExpiredError(f"session {session} is unknown")
-                session = session or machine.open_session(request.label)
-                connections[session] = connection
-                return metadata_pb2.OpenSessionReply(session_id=session)
-            master_service.check_connection(connections, request.caller.session_id, connection)
-            return machine.execute(request).reply
-
-        return perform
-
-    def receive(self, request: Message, answer: Answer, connection: object) -> None:
+    def receive(self, request: Message, answer: Answer, connection: FarEnd) -> None:
         """A client's request is here, on that connection; a dead process answers nothing."""
         if self.is_up:
             with owned_by(self.process):
                 self._nursery.start_soon(self._serve, request, answer, connection)
 
-    async def _serve(self, request: Message, answer: Answer, connection: object) -> None:
+    async def _serve(self, request: Message, answer: Answer, connection: FarEnd) -> None:
         front, epoch = self._front, self.epoch
         if front is None:
             answer(NotMasterError(f"{self.name} is not the master"))
             return
-        try:
-            reply = await front(connection, request, None)
-        except UnavailableError as error:
-            answer(error)
-        except WormError as error:
-            self._answered(self.name, epoch)
-            answer(error)
-        else:
-            self._answered(self.name, epoch)
-            answer(reply)
+        with trio.move_on_after(SERVE_MAX_S):
+            try:
+                reply = await front(connection, request)
+            except UnavailableError as error:
+                answer(error)
+            except WormError as error:
+                self._answered(self.name, epoch)
+                answer(error)
+            else:
+                self._answered(self.name, epoch)
+                answer(reply)

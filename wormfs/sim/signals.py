@@ -17,3 +17,8 @@ class Signal:
     async def wait(self) -> None:
         """Return at the next notify()."""
         await self._event.wait()
+
+    @property
+    def event(self) -> trio.Event:
+        """What the next notify() sets."""
+        return self._event

@@ -36,6 +36,7 @@ from wormfs.sim.names_model import initial
 from wormfs.sim.network import Network
 from wormfs.sim.node import SEGMENT_BYTES, SimNode
 from wormfs.sim.processes import stoppable
+from wormfs.sim.promises import broken_promises
 from wormfs.sim.trace import Trace
 
 RATE_SPREAD = 0.03
@@ -67,6 +68,9 @@ class Report:
     simulated_s: float = 0.0
     entries: int = 0
     epochs: int = 0
+    losses: int = 0  # clients that died, or were told that answers are lost
+    early: int = 0  # entries that were pushed with early answers
+    adopted: int = 0  # entries that a master ordered anew
     messages: int = 0
     undecided: bool = False
     trace_digest: str = ""
@@ -133,6 +137,7 @@ class World:
                     self._random(f"client {number}"),
                     history=self._history,
                     trace=self._trace,
+                    problems=self.report.problems,
                 )
                 for number in range(self.size.clients)
             ]
@@ -146,6 +151,7 @@ class World:
             self.report.simulated_s = trio.current_time()
             self.report.messages = network.message_count
             nursery.cancel_scope.cancel()
+        self.report.early = sum(client.early_count for client in clients)
         self._judge(clients[0].directories)
 
     async def _restart(self, node: SimNode) -> None:
@@ -165,25 +171,20 @@ class World:
             self.report.problems.append("no progress: nothing was done before the first fault")
             return
         think_s = size.length_s / size.operations
-        faults = Faults(etcd, network, nodes, [client.name for client in clients])
+        faults = Faults(etcd, network, nodes, clients)
         async with trio.open_nursery() as nursery:
-            working = trio.Event()
-
-            async def work() -> None:
-                async with trio.open_nursery() as tasks:
-                    for client in clients:
-                        for _ in range(size.tasks):
-                            tasks.start_soon(client.work, size.operations, think_s)
-                working.set()
-
-            nursery.start_soon(work)
+            for client in clients:
+                nursery.start_soon(client.run, size.tasks, size.operations, think_s)
             await faults.run(self._faults)
             self._trace.note("world", "all is mended")
             for client in clients:
                 client.hurry.set()
             with trio.move_on_after(PROGRESS_S) as patience:
-                await working.wait()
+                for client in clients:
+                    await client.done.wait()
                 await self._look_at_all(clients[0])
+                for client in clients:
+                    await client.sync()
             if patience.cancelled_caught:
                 self.report.problems.append(
                     f"no progress: clients are not done {PROGRESS_S:g} s after the last fault"
@@ -204,7 +205,7 @@ class World:
         """Wait until all replicas hold the whole log, then compare their digests."""
         last = len(self._watcher.entries)
         with trio.move_on_after(CATCH_UP_S):
-            while any(_is_behind(node, last) for node in nodes):
+            while any(_differs(node, last) for node in nodes):
                 await trio.sleep(0.1)
                 last = len(self._watcher.entries)
         found = {}
@@ -246,6 +247,9 @@ class World:
         report.faults = len(self._faults)
         report.entries = len(self._watcher.entries)
         report.epochs = self._watcher.epoch_count
+        report.adopted = self._watcher.adopted_count
+        report.losses = self._history.losses
+        report.problems.extend(broken_promises(self._history.calls, self._watcher.done))
         verdict = linearizable(self._history.calls, initial(directories))
         report.undecided = verdict.undecided
         if not verdict.holds and not verdict.undecided:
@@ -255,9 +259,12 @@ class World:
             )
 
 
-def _is_behind(node: SimNode, sequence: int) -> bool:
+def _differs(node: SimNode, sequence: int) -> bool:
+    """Whether its state is not at that entry; a master's may be ahead, with a session it has just ended."""
     replica = node.replica
-    return replica is None or replica.keeper.is_lost or replica.sequence < sequence
+    if replica is None or replica.keeper.is_lost or replica.sequence < sequence:
+        return True
+    return replica.keeper.state.applied != sequence
 
 
 @contextmanager
