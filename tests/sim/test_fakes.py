@@ -20,6 +20,8 @@ from wormfs.sim.network import Network, Weather
 from wormfs.sim.processes import Process, owned_by, stoppable
 from wormfs.sim.trace import Trace
 
+FOLDER = Path("/run-of-a-seed")
+
 
 class Etcd:
     """A store, its clock in our hands."""
@@ -79,7 +81,7 @@ def test_what_was_compacted_cannot_be_watched() -> None:
 async def test_a_transaction_without_an_answer_may_still_be_done(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    trace = Trace(trio.current_time)
+    trace = Trace(trio.current_time, FOLDER)
     network = Network(Random(1), trace, nursery)
     etcd = SimEtcd(network, Random(3), trace, 1.0)
     client = SimEtcdClient(etcd, Process("node"))
@@ -97,7 +99,7 @@ async def test_a_transaction_without_an_answer_may_still_be_done(
 async def test_messages_of_a_cut_link_are_lost_or_late(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    network = Network(Random(1), Trace(trio.current_time), nursery)
+    network = Network(Random(1), Trace(trio.current_time, FOLDER), nursery)
     network.weather = Weather(doubled_share=0.0)
     came: list[int] = []
     network.cut("a", "b")
@@ -214,3 +216,11 @@ def test_a_plan_follows_from_its_seed_and_every_kind_can_be_done() -> None:
     assert first == again
     assert first != plan(Random(6), nodes=3, clients=3, length_s=60.0)
     assert all(callable(getattr(Faults, f"_{kind}")) for kind in KINDS)
+
+
+def test_a_trace_holds_no_folder_of_its_run() -> None:
+    first, again = (Trace(lambda: 0.0, Path(f"/dev/shm/{name}"), keep=True) for name in ("a", "b"))
+    first.note("node-1", "cannot write /dev/shm/a/node-1/state.db: full")
+    again.note("node-1", "cannot write /dev/shm/b/node-1/state.db: full")
+    assert first.digest == again.digest
+    assert first.lines[0].endswith("cannot write node-1/state.db: full")

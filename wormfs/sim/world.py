@@ -287,7 +287,7 @@ def simulate(
     try:
         with _scratch() as scratch, stoppable(), deterministic(seed), faked_disks(disks):
             clock = MockClock(autojump_threshold=0)
-            trace = Trace(trio.current_time, keep=keep_trace)
+            trace = Trace(trio.current_time, folder or scratch, keep=keep_trace)
             world = World(seed, size or Size(), folder or scratch, trace, disks)
             trio.run(world.run, clock=clock)
             world.report.trace_digest = trace.digest
