@@ -339,6 +339,12 @@ class LeasedStates:
         for state in self._states.values():
             state.lost = DataLossError(f"inode {state.inode}: {LOST}")
         self._distrust(frozenset())
+        for state in self._states.values():
+            # The numbers told belong to what is lost, and others may get them: believe any that comes.
+            state.attributes.change = 0
+            state.drop_map()
+            if state.lapsed_change:
+                state.lapsed_change = -1  # no file is surely as it was: unsaved bytes are given up, and told
 
     def on_resumed(self, write_leases: frozenset[int]) -> None:
         """As SessionOwner."""

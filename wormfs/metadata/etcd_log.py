@@ -34,7 +34,7 @@ APPEND_TIMEOUT_S = 1.0
 LINGER_S = 0.05
 """Entries nobody waits for are carried together after this long: each transaction costs every server."""
 EARLY_MAX_ENTRIES = 512
-EARLY_MAX_BYTES = 1 << 20
+EARLY_MAX_BYTES = ENTRY_MAX_BYTES - 4096  # what is ordered anew is a little longer, and must fit
 """With more or longer entries on their way to etcd, answers wait: little hangs on a client's life."""
 log = logging.getLogger(__name__)
 

@@ -239,6 +239,7 @@ class ClusterService:
         self, _: RequestContext, request: pb.ForgetDiskRequest, __: DataBuffer | None
     ) -> types_pb2.Empty:
         """Refused while a stripe has a chunk there: then the disk is still worth bringing back."""
+        await self._master.wait_kept_entries()
         disk = request.disk
         self._members.node_of(disk)  # NotFoundError
         if self._members.is_online(disk):

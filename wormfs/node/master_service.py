@@ -330,6 +330,11 @@ class MasterService:
                 self._machine.begin_serving()
             self._served = True
 
+    async def wait_kept_entries(self) -> None:
+        """Return when no session can hand over entries any more that must come before any other change."""
+        while self._confirmed and self.leases.in_grace:
+            await self._grace_changed.wait()
+
     def _check_lapsed(self, session: int) -> None:
         """Its owner may not know yet that the leases are gone: only once it resumed is it served."""
         if session in self.leases.lapsed:

@@ -142,6 +142,7 @@ class Repair:
         """Repair until cancelled."""
         self._session = self._machine.open_session(SESSION_LABEL)
         retry_s = RETRY_MIN_S
+        await self._master.wait_kept_entries()
         while True:
             self._changed = trio.Event()
             self._failed, self._failure = 0, ""

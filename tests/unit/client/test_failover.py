@@ -164,3 +164,20 @@ async def test_bytes_given_up_for_another_are_told_to_their_owner(tmp_path: Path
             await tell(handle)
         await tell(handle)  # once
         assert await content(made, b"f") == b"other"
+
+
+async def test_what_was_lost_is_told_once_and_shown_no_more(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await appended(one, b"f", b"one")
+        await one.fs.fsync(handle)
+        handle.state.attributes.change += 1000  # as a master told that is gone with what it had ordered
+        handle.state.attributes.size_bytes = handle.state.size_bytes = 999
+        one.fs.on_lost()
+        assert (await one.fs.getattr(handle.inode)).attributes.size_bytes == 3
+        with pytest.raises(DataLossError, match="lost"):
+            await one.fs.fsync(handle)
+        await one.fs.fsync(handle)
+        with pytest.raises(DataLossError, match="lost"):
+            await one.fs.sync()
+        await one.fs.sync()
+        assert bytes(await one.fs.read(handle, 0, 1000)) == b"one"
