@@ -14,7 +14,6 @@ import trio
 from wormfs.client.peers import usable_addresses
 from wormfs.core.errors import (
     DataLossError,
-    NotMasterError,
     StaleError,
     UnavailableError,
     WormError,
@@ -33,23 +32,20 @@ from wormfs.node.follower import Follower
 from wormfs.node.followers import Followers
 from wormfs.node.master_role import MasterRole
 from wormfs.node.membership import Membership
+from wormfs.node.not_master import say_goodbye, serve_as_not_master
 from wormfs.node.parts import NodeParts
 from wormfs.node.replica_service import ReplicaService
 from wormfs.node.replication_status import ReplicationStatus
 from wormfs.node.snapshot_fetch import fetch_snapshot, peers_of
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import EtcdOptions, put
-from wormfs.rpc.methods import METHODS, REPLICATION_ACKNOWLEDGE, REPLICATION_FOLLOW
-from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
+from wormfs.rpc.registry import Registry
 from wormfs.rpc.v1 import cluster_pb2, replication_pb2
 
 PAUSE_S = 0.3
 LEADER_CHECK_S = 2.0
 """The leader's key is looked at so often, whatever the watch on it says."""
-GOODBYE_S = 2.0
 NOBODY = "none is known here now: one is elected within seconds when most of etcd's members are up"
-MASTER_SERVICES = ("wormfs.v1.Metadata/", "wormfs.v1.Cluster/")
-MASTER_METHODS = (REPLICATION_FOLLOW.name, REPLICATION_ACKNOWLEDGE.name)
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +76,7 @@ class ReplicaRole:
                     await self._nursery.start(member.run)
                 await self._nursery.start(self._replica.run)
                 ReplicaService(lambda: self._replica).register(parts.registry)
-                self._refuse(NOBODY)
+                serve_as_not_master(self._parts, NOBODY)
                 await parts.serve(self._nursery)
                 self._nursery.start_soon(parts.gateway.run)
                 task_status.started()
@@ -124,21 +120,6 @@ class ReplicaRole:
 
     # --- following ----------------------------------------------------------------------------
 
-    def _refuse(self, who_is: str, membership: Membership | None = None) -> None:
-        """Serve as one that is not the master; `who_is` tells callers what to expect."""
-        role = Registry()
-        if membership is not None:
-            membership.register(role)
-
-        async def refuse(_: RequestContext, __: object, ___: DataBuffer | None) -> NoReturn:
-            raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {who_is}")
-
-        for method in METHODS:
-            masters = method.name.startswith(MASTER_SERVICES) or method.name in MASTER_METHODS
-            if masters and not method.server_streaming and role.named(method.name) is None:
-                role.add(method, refuse)
-        self._parts.registry.set_role(role)
-
     async def _follow(self, leader: replication_pb2.LeaderRecord, revision: int) -> None:
         """Follow a master until it is gone."""
         parts = self._parts
@@ -154,7 +135,7 @@ class ReplicaRole:
             who_is = f"{leader.name} is"
             parts.found_damaged = membership.note_damaged
             log.info("%s is the metadata master (epoch %d)", leader.name, leader.epoch)
-        self._refuse(who_is, membership)
+        serve_as_not_master(self._parts, who_is, membership)
         follower = Follower(
             parts.config.name,
             self._replica,
@@ -175,7 +156,7 @@ class ReplicaRole:
             self._membership = None
             if membership is not None and membership.map.nodes:
                 self._seen = membership.map
-            self._refuse(NOBODY)
+            serve_as_not_master(self._parts, NOBODY)
 
     async def _belong(self, membership: Membership) -> None:
         async with trio.open_nursery() as nursery:
@@ -246,7 +227,7 @@ class ReplicaRole:
             log.warning("%s", group.exceptions[0])  # the next round takes it
         finally:
             await mastership.resign()
-            self._refuse(NOBODY)
+            serve_as_not_master(self._parts, NOBODY)
             replica.follow()
 
     async def _may_begin(self) -> bool:
@@ -324,12 +305,7 @@ class ReplicaRole:
 
     async def say_goodbye(self) -> None:
         """Tell the master that this node's disks go."""
-        if self._membership is not None:
-            with trio.move_on_after(GOODBYE_S):
-                try:
-                    await self._membership.say_goodbye()
-                except WormError as error:
-                    log.debug("the master was not told of the stop: %s", error.message)
+        await say_goodbye(self._membership)
 
 
 def naming(seen: cluster_pb2.ClusterMap, master: str) -> cluster_pb2.ClusterMap:

@@ -11,19 +11,17 @@ from typing import NoReturn
 import trio
 
 from wormfs.client.peers import usable_addresses
-from wormfs.core.errors import NewerProgramError, NotMasterError, UnavailableError, WormError
+from wormfs.core.errors import NewerProgramError, UnavailableError
 from wormfs.metadata.election import current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.node.membership import Membership
+from wormfs.node.not_master import say_goodbye, serve_as_not_master
 from wormfs.node.parts import NodeParts
-from wormfs.node.replica_role import MASTER_METHODS, MASTER_SERVICES, etcd_member, etcd_options
+from wormfs.node.replica_role import etcd_member, etcd_options
 from wormfs.rpc.etcd_client import EtcdClient
-from wormfs.rpc.methods import METHODS
-from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.v1 import cluster_pb2, replication_pb2
 
 LEADER_CHECK_S = 1.0
-GOODBYE_S = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +57,7 @@ class StandingRole:
             ):
                 if member is not None:
                     await nursery.start(member.run)
-                self._refuse("nobody yet")
+                serve_as_not_master(parts, "nobody yet is")
                 await parts.serve(nursery)
                 nursery.start_soon(parts.gateway.run)
                 task_status.started()
@@ -94,7 +92,7 @@ class StandingRole:
         addresses = usable_addresses(node, parts.info.machine_id)
         membership = Membership(addresses, parts.info, parts.disks)
         parts.found_damaged = membership.note_damaged
-        self._refuse(leader.name, membership)
+        serve_as_not_master(parts, f"{leader.name} is", membership)
         log.info("%s is the metadata master (epoch %d)", leader.name, leader.epoch)
 
         async def belong() -> None:
@@ -114,25 +112,6 @@ class StandingRole:
         finally:
             self._membership = None
 
-    def _refuse(self, master: str, membership: Membership | None = None) -> None:
-        role = Registry()
-        if membership is not None:
-            membership.register(role)
-
-        async def refuse(_: RequestContext, __: object, ___: DataBuffer | None) -> NoReturn:
-            raise NotMasterError(f"{self._parts.config.name} is not the metadata master; {master} is")
-
-        for method in METHODS:
-            masters = method.name.startswith(MASTER_SERVICES) or method.name in MASTER_METHODS
-            if masters and not method.server_streaming and role.named(method.name) is None:
-                role.add(method, refuse)
-        self._parts.registry.set_role(role)
-
     async def say_goodbye(self) -> None:
         """Tell the master that this node's disks go."""
-        if self._membership is not None:
-            with trio.move_on_after(GOODBYE_S):
-                try:
-                    await self._membership.say_goodbye()
-                except WormError as error:
-                    log.debug("the master was not told of the stop: %s", error.message)
+        await say_goodbye(self._membership)
