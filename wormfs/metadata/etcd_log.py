@@ -170,8 +170,7 @@ class EtcdLog:
 
     def unsettled(self, after: int) -> Sequence[LogRecord]:
         """Entries behind `after` that etcd may not have, in order."""
-        skipped = max(0, after - self._committed)
-        return self._pending[skipped:] if skipped else list(self._pending)
+        return self._pending[max(0, after - self._committed) :]
 
     @asynccontextmanager
     async def settled(self) -> AsyncIterator[None]:
