@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 import trio
 
 from wormfs.client.entries import DirPage, Entry, Handle, KernelCache, NoKernelCache, locked_for_writing
+from wormfs.client.known_directories import Change
 from wormfs.client.open_files import OpenFiles
 from wormfs.client.options import ClientOptions
-from wormfs.core.errors import IsADirectoryWormError, TooLargeError, WormError
+from wormfs.core.errors import IsADirectoryWormError, NotFoundError, TooLargeError, WormError
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES, ROOT_INODE
+from wormfs.core.namespace import RENAME_EXCHANGE
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import CallReply
 from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
@@ -35,6 +37,8 @@ class FileSystem(OpenFiles):
 
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """Find a name in a directory; NotFoundError when it is not there."""
+        if self._directories.lacks(parent, name):
+            raise NotFoundError(f"no entry {name!r} in directory {parent}")
         request = filesystem_pb2.LookupRequest(parent=parent, name=name)
         reply = await self.session.query(methods.METADATA_LOOKUP, request)
         return self._entry(reply.message.attributes, reply.pushes_seen)
@@ -52,7 +56,7 @@ class FileSystem(OpenFiles):
         state = self._states.get(inode)
         if state is not None and not state.attributes_stale and self._trusted(state):
             return Entry(state.local_attributes(), self.session.lease_left_s())
-        known = self._directories.get(inode)
+        known = self._directories.attributes(inode)
         if known is not None:
             return known
         reply = await self.session.query(
@@ -66,7 +70,11 @@ class FileSystem(OpenFiles):
     async def readdir(self, inode: int, after: bytes, limit: int) -> DirPage:
         """List names behind `after`, with their attributes."""
         request = filesystem_pb2.ReadDirRequest(inode=inode, after=after, limit=limit, want_attributes=True)
-        reply = await self.session.query(methods.METADATA_READ_DIR, request)
+        with self._directories.listing(inode) as listing:
+            reply = await self.session.query(methods.METADATA_READ_DIR, request)
+            if reply.message.end and not after:
+                names = [each.name for each in reply.message.entries]
+                listing.told(names, self.session.cacheable_s(reply.pushes_seen))
         entries = [
             (each.name, self._entry(each.attributes, reply.pushes_seen)) for each in reply.message.entries
         ]
@@ -94,38 +102,40 @@ class FileSystem(OpenFiles):
         )
         request.caller.SetInParent()
         reply = await self._make(request)
+        if stat.S_ISDIR(mode):
+            made = reply.message.attributes.inode
+            self._directories.made(made, self.session.cacheable_s(reply.pushes_seen))
         return self._entry(reply.message.attributes, reply.pushes_seen)
 
     async def _make(self, request: filesystem_pb2.MakeNodeRequest) -> CallReply[metadata_pb2.FileMapReply]:
-        with self._directories.change(request.parent) as told:
+        with self._directories.change(request.parent, adds=request.name) as change:
             reply = await self.session.command(methods.METADATA_MAKE_NODE, request)
             if reply.message.HasField("parent"):  # not when the name was there before
-                told(reply.message.parent, self.session.cacheable_s(reply.pushes_seen))
+                change.told(self.session.cacheable_s(reply.pushes_seen), reply.message.parent)
         return reply
 
     async def link(self, inode: int, parent: int, name: bytes) -> Entry:
         """Give an inode another name."""
         request = filesystem_pb2.LinkRequest(inode=inode, parent=parent, name=name)
         request.caller.SetInParent()
-        with self._directories.change(parent):
+        with self._directories.change(parent, adds=name) as change:
             reply = await self.session.command(methods.METADATA_LINK, request)
+            change.told(self.session.cacheable_s(reply.pushes_seen))
         return self._entry(reply.message.attributes, reply.pushes_seen)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name; the content stays while it is open or has other names."""
         request = filesystem_pb2.UnlinkRequest(parent=parent, name=name)
         request.caller.SetInParent()
-        with self._directories.change(parent):
-            await self.session.command(methods.METADATA_UNLINK, request)
-        self._link_counts_changed()
+        with self._directories.change(parent, removes=name) as change:
+            self._names_changed(await self.session.command(methods.METADATA_UNLINK, request), change)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         request = filesystem_pb2.RemoveDirRequest(parent=parent, name=name)
         request.caller.SetInParent()
-        with self._directories.change(parent):
-            await self.session.command(methods.METADATA_REMOVE_DIR, request)
-        self._directories.clear()  # which one it was is not known here
+        with self._directories.change(parent, removes=name) as change:
+            self._names_changed(await self.session.command(methods.METADATA_REMOVE_DIR, request), change)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """Rename, replacing what `new_name` was; `flags` as renameat2(2): NOREPLACE or EXCHANGE."""
@@ -133,15 +143,42 @@ class FileSystem(OpenFiles):
             parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
         )
         request.caller.SetInParent()
-        with self._directories.change(parent), self._directories.change(new_parent):
-            await self.session.command(methods.METADATA_RENAME, request)
-        self._directories.clear()  # what was renamed or replaced may be a directory
-        self._link_counts_changed()
+        removes = b"" if flags & RENAME_EXCHANGE else name
+        if parent == new_parent:
+            with self._directories.change(parent, adds=new_name, removes=removes) as change:
+                self._names_changed(await self.session.command(methods.METADATA_RENAME, request), change)
+            return
+        old_directory = self._directories.change(parent, removes=removes)
+        new_directory = self._directories.change(new_parent, adds=new_name)
+        with old_directory, new_directory:
+            reply = await self.session.command(methods.METADATA_RENAME, request)
+            self._names_changed(reply, old_directory, new_directory)
 
-    def _link_counts_changed(self) -> None:
-        """Our own change is not recalled from us, and its reply does not name the inode."""
-        for state in self._states.values():
-            state.attributes_stale = True
+    def _names_changed(
+        self,
+        reply: CallReply[metadata_pb2.DirectoriesReply],
+        change: Change,
+        new_directory: Change | None = None,
+    ) -> None:
+        """Take note of what the master told; our own change is not recalled from us."""
+        message = reply.message
+        if not message.HasField("parent"):
+            self._directories.drop_all_attributes()
+            for state in self._states.values():
+                state.attributes_stale = True
+            return
+        trusted_s = self.session.cacheable_s(reply.pushes_seen)
+        change.told(trusted_s, message.parent)
+        if new_directory is not None:
+            new_directory.told(trusted_s, message.new_parent if message.HasField("new_parent") else None)
+        for inode in message.touched:
+            self._directories.drop_attributes(inode)
+            self._attributes_changed(inode)
+
+    def _attributes_changed(self, inode: int) -> None:
+        touched = self._states.get(inode)
+        if touched is not None:
+            touched.attributes_stale = True
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -211,7 +248,7 @@ class FileSystem(OpenFiles):
         request.caller.SetInParent()
         with self._directories.change(inode):
             await self.session.command(methods.METADATA_SET_XATTR, request)
-        self._link_counts_changed()
+        self._attributes_changed(inode)
 
     async def removexattr(self, inode: int, name: bytes) -> None:
         """Remove an extended attribute."""
@@ -219,7 +256,7 @@ class FileSystem(OpenFiles):
         request.caller.SetInParent()
         with self._directories.change(inode):
             await self.session.command(methods.METADATA_REMOVE_XATTR, request)
-        self._link_counts_changed()
+        self._attributes_changed(inode)
 
     async def statfs(self) -> filesystem_pb2.StatFsReply:
         """Return total and free space."""

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import trio
 
 from wormfs.client.buffers import BytesPool
-from wormfs.client.directory_attributes import DirectoryAttributes
 from wormfs.client.entries import Entry, KernelCache
 from wormfs.client.file_reader import FileReader
 from wormfs.client.file_writer import FileWriter
 from wormfs.client.inode_state import InodeState
+from wormfs.client.known_directories import KnownDirectories
 from wormfs.client.options import ClientOptions
 from wormfs.client.peers import PeerTable
 from wormfs.client.session import Session
@@ -67,7 +67,7 @@ class LeasedStates:
         self._closed: list[int] = []
         self._closing = trio.Event()
         self._writes = 0
-        self._directories = DirectoryAttributes(trio.current_time)
+        self._directories = KnownDirectories(trio.current_time)
         self._lost = False  # changes answered were lost, and no sync of all files has told yet
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state

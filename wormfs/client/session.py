@@ -143,11 +143,10 @@ class Session:
 
     def cacheable_s(self, pushes_seen: int) -> float:
         """How long a reply's attributes may be cached: 0 when a recall overtook the reply."""
-        return self.lease_left_s() if pushes_seen == self._link_pushes() else 0.0
-
-    def _link_pushes(self) -> int:
         link = self._link
-        return link.connection.pushes_seen if link is not None else -1
+        if link is None or pushes_seen != link.connection.pushes_seen:
+            return 0.0
+        return self.lease_left_s()
 
     # --- calls -------------------------------------------------------------------------
 
@@ -174,6 +173,7 @@ class Session:
         deadline_s = trio.current_time() + timeout_s
         incarnation = 0
         pause_s = 0.02
+        asked_before = False
         while True:
             link: _Link | None = None
             try:
@@ -189,8 +189,10 @@ class Session:
                     continue
                 if caller is not None:
                     incarnation = self._sign(caller, link, incarnation, method.name)
-                return await self._ask(link, method, request, deadline_s)
+                remembered = asked_before and caller is not None and caller.operation > 0
+                return await self._ask(link, method, request, deadline_s, remembered=remembered)
             except (UnavailableError, NotMasterError) as error:
+                asked_before = True
                 if isinstance(error, SessionExpiredError):
                     if incarnation and caller is not None and caller.operation:
                         self._unlink(link)
@@ -218,9 +220,15 @@ class Session:
         return link.incarnation
 
     async def _ask(
-        self, link: _Link, method: Method[Req, Rep], request: Req, deadline_s: float
+        self,
+        link: _Link,
+        method: Method[Req, Rep],
+        request: Req,
+        deadline_s: float,
+        *,
+        remembered: bool = False,
     ) -> CallReply[Rep]:
-        """One attempt."""
+        """One attempt. `remembered`: an earlier one may have been done, and this be answered from memory."""
         sent_s = trio.current_time()
         begun = self._watch.begin(link.connection)
         try:
@@ -235,6 +243,8 @@ class Session:
         finally:
             self._watch.end(begun)
         self._check_kept(link, request)
+        if remembered:
+            reply.pushes_seen = -1  # others may have changed since what it tells of
         return _as_fresh(reply, sent_s)
 
     def _check_kept(self, link: _Link, request: Message) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError, Message
@@ -57,9 +57,15 @@ from wormfs.metadata.log_port import UPKEEP, EventLog, LogRecord
 from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
 from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.metadata.state_files import apply_entry, place_of, state_path
-from wormfs.rpc.v1 import cluster_pb2, event_pb2, metadata_pb2, types_pb2
+from wormfs.rpc.v1 import cluster_pb2, event_pb2, filesystem_pb2, metadata_pb2, types_pb2
 
 COMMIT_ENTRIES = 2_000
+NameChange: TypeAlias = (
+    filesystem_pb2.MakeNodeRequest
+    | filesystem_pb2.UnlinkRequest
+    | filesystem_pb2.RemoveDirRequest
+    | filesystem_pb2.RenameRequest
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
@@ -343,11 +349,21 @@ class Machine:
         return Outcome(reply, self._keeper.state.applied, decision.touched)
 
     @_recovering
-    def tell_parent(self, parent: int, reply: metadata_pb2.FileMapReply) -> None:
-        """Add the attributes of the directory something was just made in."""
-        row = self._keeper.state.inode(parent)
+    def tell_directories(self, request: NameChange, outcome: Outcome) -> None:
+        """Add to the reply of what was just done its directories' attributes, and whose else changed."""
+        reply: metadata_pb2.FileMapReply | metadata_pb2.DirectoriesReply = outcome.reply  # type: ignore[assignment]
+        row = self._keeper.state.inode(request.parent)
         if row is not None:
             reply.parent.CopyFrom(attributes_message(row))
+        if isinstance(reply, metadata_pb2.FileMapReply):
+            return
+        told = [request.parent]
+        if isinstance(request, filesystem_pb2.RenameRequest) and request.new_parent != request.parent:
+            told.append(request.new_parent)
+            row = self._keeper.state.inode(request.new_parent)
+            if row is not None:
+                reply.new_parent.CopyFrom(attributes_message(row))
+        reply.touched.extend([touch.inode for touch in outcome.touched if touch.inode not in told])
 
     @_recovering
     def remembered(self, request: metadata_pb2.AllocateStripesRequest) -> Outcome | None:

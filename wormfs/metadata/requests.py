@@ -279,9 +279,9 @@ REPLIES: dict[type[Message], type[Message]] = {
     fs.MakeNodeRequest: md.FileMapReply,
     fs.SetAttrRequest: fs.AttrReply,
     fs.LinkRequest: fs.AttrReply,
-    fs.UnlinkRequest: types_pb2.Empty,
-    fs.RemoveDirRequest: types_pb2.Empty,
-    fs.RenameRequest: types_pb2.Empty,
+    fs.UnlinkRequest: md.DirectoriesReply,
+    fs.RemoveDirRequest: md.DirectoriesReply,
+    fs.RenameRequest: md.DirectoriesReply,
     fs.SetXattrRequest: types_pb2.Empty,
     fs.RemoveXattrRequest: types_pb2.Empty,
     md.OpenFileRequest: md.FileMapReply,
@@ -295,8 +295,8 @@ REPLIES: dict[type[Message], type[Message]] = {
 def command_reply(state: SqliteState, decision: Decision, kind: type[Message], sequence: int) -> Message:
     """A command's reply, the state being the one before it. `sequence`: what it will stand at."""
     row = decision.inode
-    if row is None or kind is types_pb2.Empty:
-        return types_pb2.Empty()
+    if row is None or kind is types_pb2.Empty or kind is md.DirectoriesReply:
+        return kind()
     if kind is fs.AttrReply:
         return _attr_reply(row, sequence)
     if not decision.events:

@@ -68,6 +68,7 @@ class _Rule:
     exclusive: Callable[[Any], int] | None = None
     opens: bool = False
     needs_lease: bool = False
+    names: bool = False  # it changes names: the reply tells what became of their directories
 
 
 def _told_inode(request: Any, _: Any) -> Iterable[int]:
@@ -102,7 +103,7 @@ def _inode_if_write(request: Any) -> int:
 
 _QUERY = _Rule(_told_inode, changes=False)
 _CHANGE = _Rule(_told_inode)
-_MAKE_NODE = _Rule(_told_lookup, opens=True)
+_MAKE_NODE = _Rule(_told_lookup, opens=True, names=True)
 _TAKE_LEASE = _Rule(_told_inode, exclusive=lambda request: int(request.inode))
 _RULES: tuple[tuple[m.Method[Any, Any], _Rule], ...] = (
     (m.METADATA_LOOKUP, _Rule(_told_lookup, changes=False, asked=_asked_parent)),
@@ -116,9 +117,9 @@ _RULES: tuple[tuple[m.Method[Any, Any], _Rule], ...] = (
     (m.METADATA_SET_XATTR, _CHANGE),
     (m.METADATA_REMOVE_XATTR, _CHANGE),
     (m.METADATA_LINK, _Rule(lambda request, _: (request.inode, request.parent))),
-    (m.METADATA_RENAME, _Rule(_told_rename)),
-    (m.METADATA_UNLINK, _Rule(_told_parent, asked=_asked_parent)),
-    (m.METADATA_REMOVE_DIR, _Rule(_told_parent, asked=_asked_parent)),
+    (m.METADATA_RENAME, _Rule(_told_rename, names=True)),
+    (m.METADATA_UNLINK, _Rule(_told_parent, asked=_asked_parent, names=True)),
+    (m.METADATA_REMOVE_DIR, _Rule(_told_parent, asked=_asked_parent, names=True)),
     (m.METADATA_OPEN_FILE, _Rule(_told_inode, exclusive=_inode_if_write, opens=True)),
     (m.METADATA_ACQUIRE_WRITE_LEASE, _TAKE_LEASE),
     (m.METADATA_COMMIT_WRITE, _Rule(_told_inode, needs_lease=True)),
@@ -351,8 +352,8 @@ class MasterService:
                 self.leases.read(session, rule.asked(request))
             raise
         reply: Any = outcome.reply
-        if rule is _MAKE_NODE:
-            self._machine.tell_parent(request.parent, reply)
+        if rule.names and outcome.touched:
+            self._machine.tell_directories(request, outcome)
         if session:
             self.leases.read(session, rule.told(request, reply))
             if rule.opens or rule.needs_lease:

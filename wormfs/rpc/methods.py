@@ -73,9 +73,15 @@ METADATA_READ_LINK = Method(
     "wormfs.v1.Metadata/ReadLink", filesystem_pb2.ReadLinkRequest, filesystem_pb2.ReadLinkReply
 )
 METADATA_LINK = Method("wormfs.v1.Metadata/Link", filesystem_pb2.LinkRequest, filesystem_pb2.AttrReply)
-METADATA_RENAME = Method("wormfs.v1.Metadata/Rename", filesystem_pb2.RenameRequest, types_pb2.Empty)
-METADATA_UNLINK = Method("wormfs.v1.Metadata/Unlink", filesystem_pb2.UnlinkRequest, types_pb2.Empty)
-METADATA_REMOVE_DIR = Method("wormfs.v1.Metadata/RemoveDir", filesystem_pb2.RemoveDirRequest, types_pb2.Empty)
+METADATA_RENAME = Method(
+    "wormfs.v1.Metadata/Rename", filesystem_pb2.RenameRequest, metadata_pb2.DirectoriesReply
+)
+METADATA_UNLINK = Method(
+    "wormfs.v1.Metadata/Unlink", filesystem_pb2.UnlinkRequest, metadata_pb2.DirectoriesReply
+)
+METADATA_REMOVE_DIR = Method(
+    "wormfs.v1.Metadata/RemoveDir", filesystem_pb2.RemoveDirRequest, metadata_pb2.DirectoriesReply
+)
 METADATA_SET_XATTR = Method("wormfs.v1.Metadata/SetXattr", filesystem_pb2.SetXattrRequest, types_pb2.Empty)
 METADATA_GET_XATTR = Method(
     "wormfs.v1.Metadata/GetXattr", filesystem_pb2.GetXattrRequest, filesystem_pb2.GetXattrReply

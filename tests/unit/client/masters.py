@@ -138,6 +138,10 @@ class Masters:
         """Node `number` does and answers nothing any more, and breaks no connection."""
         self._cut_off[number] = trio.Event()
 
+    def mend(self, number: int) -> None:
+        """Node `number` answers what it was asked meanwhile, and goes on."""
+        self._cut_off.pop(number).set()
+
     @asynccontextmanager
     async def mount(self, label: str) -> AsyncIterator["Mount"]:
         """A client that knows all nodes."""

@@ -57,7 +57,7 @@ class Server:
 
     async def fails(
         self, context: RequestContext, request: filesystem_pb2.UnlinkRequest, data: DataBuffer | None
-    ) -> types_pb2.Empty:
+    ) -> metadata_pb2.DirectoriesReply:
         if request.name == b"bug":
             raise RuntimeError("a bug in a handler")
         if request.name == b"later":

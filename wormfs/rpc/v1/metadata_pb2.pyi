@@ -152,6 +152,16 @@ class FileMapReply(_message.Message):
     parent: _types_pb2.Attributes
     def __init__(self, attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., first_index: _Optional[int] = ..., count: _Optional[int] = ..., stripes: _Optional[_Iterable[_Union[_types_pb2.Stripe, _Mapping]]] = ..., extents: _Optional[_Iterable[_Union[_types_pb2.Extent, _Mapping]]] = ..., write_lease: _Optional[bool] = ..., sequence: _Optional[int] = ..., created: _Optional[bool] = ..., parent: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ...) -> None: ...
 
+class DirectoriesReply(_message.Message):
+    __slots__ = ("parent", "new_parent", "touched")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    NEW_PARENT_FIELD_NUMBER: _ClassVar[int]
+    TOUCHED_FIELD_NUMBER: _ClassVar[int]
+    parent: _types_pb2.Attributes
+    new_parent: _types_pb2.Attributes
+    touched: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, parent: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., new_parent: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., touched: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class AcquireWriteLeaseRequest(_message.Message):
     __slots__ = ("caller", "inode")
     CALLER_FIELD_NUMBER: _ClassVar[int]

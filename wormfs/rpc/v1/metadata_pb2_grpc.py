@@ -94,17 +94,17 @@ class MetadataStub:
         self.Rename = channel.unary_unary(
                 '/wormfs.v1.Metadata/Rename',
                 request_serializer=wormfs_dot_v1_dot_filesystem__pb2.RenameRequest.SerializeToString,
-                response_deserializer=wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+                response_deserializer=wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.FromString,
                 _registered_method=True)
         self.Unlink = channel.unary_unary(
                 '/wormfs.v1.Metadata/Unlink',
                 request_serializer=wormfs_dot_v1_dot_filesystem__pb2.UnlinkRequest.SerializeToString,
-                response_deserializer=wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+                response_deserializer=wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.FromString,
                 _registered_method=True)
         self.RemoveDir = channel.unary_unary(
                 '/wormfs.v1.Metadata/RemoveDir',
                 request_serializer=wormfs_dot_v1_dot_filesystem__pb2.RemoveDirRequest.SerializeToString,
-                response_deserializer=wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+                response_deserializer=wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.FromString,
                 _registered_method=True)
         self.SetXattr = channel.unary_unary(
                 '/wormfs.v1.Metadata/SetXattr',
@@ -390,17 +390,17 @@ def add_MetadataServicer_to_server(servicer, server):
             'Rename': grpc.unary_unary_rpc_method_handler(
                     servicer.Rename,
                     request_deserializer=wormfs_dot_v1_dot_filesystem__pb2.RenameRequest.FromString,
-                    response_serializer=wormfs_dot_v1_dot_types__pb2.Empty.SerializeToString,
+                    response_serializer=wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.SerializeToString,
             ),
             'Unlink': grpc.unary_unary_rpc_method_handler(
                     servicer.Unlink,
                     request_deserializer=wormfs_dot_v1_dot_filesystem__pb2.UnlinkRequest.FromString,
-                    response_serializer=wormfs_dot_v1_dot_types__pb2.Empty.SerializeToString,
+                    response_serializer=wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.SerializeToString,
             ),
             'RemoveDir': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveDir,
                     request_deserializer=wormfs_dot_v1_dot_filesystem__pb2.RemoveDirRequest.FromString,
-                    response_serializer=wormfs_dot_v1_dot_types__pb2.Empty.SerializeToString,
+                    response_serializer=wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.SerializeToString,
             ),
             'SetXattr': grpc.unary_unary_rpc_method_handler(
                     servicer.SetXattr,
@@ -786,7 +786,7 @@ class Metadata:
             target,
             '/wormfs.v1.Metadata/Rename',
             wormfs_dot_v1_dot_filesystem__pb2.RenameRequest.SerializeToString,
-            wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+            wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -813,7 +813,7 @@ class Metadata:
             target,
             '/wormfs.v1.Metadata/Unlink',
             wormfs_dot_v1_dot_filesystem__pb2.UnlinkRequest.SerializeToString,
-            wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+            wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -840,7 +840,7 @@ class Metadata:
             target,
             '/wormfs.v1.Metadata/RemoveDir',
             wormfs_dot_v1_dot_filesystem__pb2.RemoveDirRequest.SerializeToString,
-            wormfs_dot_v1_dot_types__pb2.Empty.FromString,
+            wormfs_dot_v1_dot_metadata__pb2.DirectoriesReply.FromString,
             options,
             channel_credentials,
             insecure,
