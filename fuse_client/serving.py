@@ -18,7 +18,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from fuse_client import device
+from fuse_client import device, turns
 from fuse_client.handlers import KernelTables, MountOperations
 from fuse_client.kernel_cache import MountKernelCache
 from fuse_client.notify import KernelNotifier, find_fuse_descriptor
@@ -103,6 +103,7 @@ async def _serve(point: Path, kernel: MountKernelCache, on_ready: Callable[[], N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, point, nursery.cancel_scope)
             nursery.start_soon(_announce, point, kernel, on_ready)
+            turns.install()
             await pyfuse3.main(min_tasks=_WORKERS_IDLE, max_tasks=_WORKERS_MAX)
             _log.info("%s is unmounted", point)
             nursery.cancel_scope.cancel()

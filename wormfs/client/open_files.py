@@ -19,6 +19,8 @@ from wormfs.rpc.v1 import metadata_pb2
 log = logging.getLogger(__name__)
 
 DIRTY_CHECK_EVERY_WRITES = 32
+CLOSE_LINGER_S = 0.01
+"""Closed files are told together after this long; who wants one of them meanwhile has it recalled."""
 READ_TRIES = 4
 """A read of stripes that others, repair among them, keep replacing starts anew so often."""
 
@@ -74,6 +76,7 @@ class OpenFiles(LeasedStates):
         """Report closed files to the master, many at a time, in the background."""
         while True:
             await self._closing.wait()
+            await trio.sleep(CLOSE_LINGER_S)
             self._closing = trio.Event()
             inodes, self._closed = self._closed, []
             request = metadata_pb2.CloseFilesRequest(session_id=self.session.session_id, inodes=inodes)
