@@ -17,13 +17,14 @@ from wormfs.client.open_files import OpenFiles
 from wormfs.client.options import ClientOptions
 from wormfs.core.errors import IsADirectoryWormError, NotFoundError, TooLargeError, WormError
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES, ROOT_INODE
-from wormfs.core.namespace import RENAME_EXCHANGE
+from wormfs.core.namespace import RENAME_EXCHANGE, check_name
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import CallReply
 from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
 
 __all__ = ["DirPage", "Entry", "FileSystem", "Handle", "KernelCache", "NoKernelCache", "open_filesystem"]
 log = logging.getLogger(__name__)
+_DOTS = (b".", b"..")
 
 
 class FileSystem(OpenFiles):
@@ -37,7 +38,8 @@ class FileSystem(OpenFiles):
 
     async def lookup(self, parent: int, name: bytes) -> Entry:
         """Find a name in a directory; NotFoundError when it is not there."""
-        if self._directories.lacks(parent, name):
+        if name not in _DOTS and self._directories.lacks(parent, name):
+            check_name(name)
             raise NotFoundError(f"no entry {name!r} in directory {parent}")
         request = filesystem_pb2.LookupRequest(parent=parent, name=name)
         reply = await self.session.query(methods.METADATA_LOOKUP, request)

@@ -10,8 +10,8 @@ import trio
 from tests.unit.client.masters import Mount, masters
 from tests.unit.node.serving import open_machine
 from wormfs.client.filesystem import Entry, FileSystem
-from wormfs.core.errors import NotFoundError
-from wormfs.core.limits import ROOT_INODE
+from wormfs.core.errors import NameTooLongError, NotFoundError
+from wormfs.core.limits import NAME_MAX_BYTES, ROOT_INODE
 from wormfs.core.namespace import RENAME_EXCHANGE
 from wormfs.rpc.methods import METADATA_MAKE_NODE
 from wormfs.rpc.v1 import filesystem_pb2, types_pb2
@@ -45,6 +45,16 @@ async def test_a_directory_just_made_is_known_without_asking(tmp_path: Path) -> 
             await is_there(one, folder, b"a")
         assert asking.cancelled_caught
         made.mend(0)
+
+
+async def test_names_that_no_entry_has_are_answered_as_the_master_does(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        folder = await make(one.fs, ROOT_INODE, b"d", FOLDER)
+        assert not await is_there(one, folder, b"x" * NAME_MAX_BYTES)
+        with pytest.raises(NameTooLongError):
+            await one.fs.lookup(folder, b"x" * (NAME_MAX_BYTES + 1))
+        assert (await one.fs.lookup(folder, b"..")).attributes.inode == ROOT_INODE
+        assert (await one.fs.lookup(folder, b".")).attributes.inode == folder
 
 
 async def test_a_directory_just_listed_is_known_without_asking(tmp_path: Path) -> None:
