@@ -1,5 +1,7 @@
 """Keeping the log in etcd short: entries that enough replicas hold durably leave it.
 
+Enough are three, or all when there are fewer. While one of three servers is away for long, a majority
+is: so many hold what etcd itself has acknowledged, and etcd must not fill up.
 The floor moves and the keys go in one transaction that only this mastership can make. Behind the
 floor a replica needs a peer's snapshot, so a tail stays for those that were away for a moment.
 """
@@ -34,6 +36,7 @@ class TrimLimits:
     tail_entries: int = 10_000
     tail_bytes: int = 16 << 20  # the tail is the shorter of the two
     lag_bytes: int = 64 << 20  # a replica that is up and further behind takes a snapshot
+    patient_bytes: int = 512 << 20  # what is longer need not wait for replicas that are away: etcd fills up
 
 
 class LogTrimmer:
@@ -123,7 +126,10 @@ class LogTrimmer:
         if len(lasts) < 2:
             return 0
         head = lasts[-1]
-        bound = min(self._before_tail(lasts), self._table.held(), lasts[-2])
+        held = self._table.held(self._table.needed)
+        if self.log_bytes > self._limits.patient_bytes:
+            held = max(held, self._table.held(self._table.majority))
+        bound = min(self._before_tail(lasts), held, lasts[-2])
         for applied in self._table.applied():
             missing_bytes = sum(self._sizes[last] for last in lasts if last > applied)
             if missing_bytes <= self._limits.lag_bytes and applied < head:

@@ -65,10 +65,15 @@ class ReplicaTable:
         """How many replicas must hold an entry durably before it may leave etcd."""
         return min(HOLDERS, len(self._known))
 
-    def held(self) -> int:
-        """The last entry that enough replicas hold durably; 0 while too few are heard of."""
+    @property
+    def majority(self) -> int:
+        """How many must when it cannot stay there: as many as etcd itself asks for, at most `needed`."""
+        return min(self.needed, len(self._known) // 2 + 1)
+
+    def held(self, count: int) -> int:
+        """The last entry that so many replicas hold durably; 0 while too few are heard of."""
         durable = sorted((heard.durable for heard in self._fresh()), reverse=True)
-        return durable[self.needed - 1] if 0 < self.needed <= len(durable) else 0
+        return durable[count - 1] if 0 < count <= len(durable) else 0
 
     def applied(self) -> list[int]:
         """What each replica that is up has applied."""

@@ -39,7 +39,7 @@ class ReplicationStatus:
         if reply.replicas_holding < reply.replicas_needed:
             found.append(
                 f"{reply.replicas_holding} of {len(reply.replicas)} replicas hold the metadata log durably, "
-                f"{reply.replicas_needed} must before it is trimmed in etcd, where it grows "
+                f"{reply.replicas_needed} should before it is trimmed in etcd, where it grows "
                 f"({reply.log_bytes >> 20} MiB now): bring nodes back, or forget the disks of lost ones"
             )
         up = {node.name for node in reply.map.nodes if node.online}

@@ -227,6 +227,34 @@ async def test_the_tail_and_what_replicas_lack_stay(nodes: list[Node], table: Re
         assert trimmer.target() == last - 20  # too far behind: it takes a snapshot
 
 
+async def test_a_long_log_does_not_wait_for_a_replica_that_is_away(
+    nodes: list[Node], table: ReplicaTable
+) -> None:
+    """Two of three hold it, as many as etcd's members: with the third one down, etcd must not fill up."""
+    one = nodes[0]
+    await name_replicas(one.client, one.keys)
+    async with one.leading() as machine:
+        long_bytes = 1 << 30
+        trimmer = trimmer_of(one, machine.epoch, table, TrimLimits(1, 1, patient_bytes=long_bytes))
+        one.log.listeners.append(trimmer.note)
+        await fill(machine, 30)
+        last = await sync(one)
+        await trimmer.load()
+        await trimmer.look()
+        table.set_known(["node-1", "node-2", "node-3"])
+        trimmer._limits = TrimLimits(1, 1, patient_bytes=trimmer.log_bytes)
+        table.acknowledge("node-2", applied=last, durable=last - 5)
+        assert trimmer.target() == 0  # not longer than it may be
+        trimmer._limits = TrimLimits(1, 1, patient_bytes=trimmer.log_bytes - 1)
+        assert trimmer.target() == last - 5
+        table.set_known(["node-1", "node-2"])
+        assert trimmer.target() == last - 5
+        table.set_known(["node-1", "node-3"])
+        assert trimmer.target() == 0  # the master alone is no majority
+        table.set_known(["node-1", "node-2", "node-3", "node-4", "node-5"])
+        assert trimmer.target() == 0
+
+
 async def is_compacted(node: Node, revision: int) -> bool:
     try:
         await node.client.range(node.keys.head, revision=revision)
@@ -264,7 +292,7 @@ async def test_who_lags_and_how_many_hold(clock: Clock, table: ReplicaTable) -> 
     for name, durable in (("a", 100), ("b", 100), ("c", 90)):
         table.acknowledge(name, applied=100, durable=durable)
     assert table.settling
-    assert (table.needed, table.holding(), table.held()) == (3, 3, 90)
+    assert (table.needed, table.holding(), table.held(table.needed)) == (3, 3, 90)
     assert not any(view.lags for view in table.views())
     clock.now_s += LAG_S
     table.sample(200)
@@ -277,7 +305,7 @@ async def test_who_lags_and_how_many_hold(clock: Clock, table: ReplicaTable) -> 
         ("d", False, False),
     ]
     table.set_known(["a", "b"])
-    assert (table.needed, table.held()) == (2, 100)
+    assert (table.needed, table.held(table.needed)) == (2, 100)
 
 
 async def test_a_replica_behind_the_floor_knows_that_it_needs_a_snapshot(
