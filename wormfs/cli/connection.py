@@ -13,10 +13,9 @@ from typing import TypeVar
 import trio
 from google.protobuf.message import Message
 
-from wormfs.client.master_search import STAGGER_S
 from wormfs.client.options import ClientOptions
 from wormfs.client.peers import PeerTable
-from wormfs.core.errors import NotMasterError, UnavailableError, WormError
+from wormfs.core.errors import NotMasterError, UnavailableError
 from wormfs.rpc import methods
 from wormfs.rpc.methods import Method
 from wormfs.rpc.stream_client import open_connection
@@ -54,9 +53,14 @@ def target_of(arguments: argparse.Namespace) -> Target:
     return Target(tuple(config.cluster), config.options.deadline_s)
 
 
-def cluster_map(target: Target) -> cluster_pb2.ClusterMap:
-    """The cluster map, of whichever node answers first. Raises UnavailableError."""
-    return trio.run(_first_map, target)
+def master_map(target: Target) -> cluster_pb2.ClusterMap:
+    """The cluster map of the master itself. Raises UnavailableError."""
+    return call_master(target, methods.CLUSTER_GET_CLUSTER_MAP, cluster_pb2.GetClusterMapRequest())
+
+
+def node_map(address: str, limit_s: float) -> cluster_pb2.ClusterMap:
+    """The cluster map as one node has it; it may be old. Raises UnavailableError."""
+    return trio.run(_node_map, address, limit_s)
 
 
 def call_master(target: Target, method: Method[Request, Reply], request: Request) -> Reply:
@@ -84,37 +88,10 @@ def usable_addresses(node: cluster_pb2.NodeInfo) -> tuple[str, ...]:
     )
 
 
-async def _first_map(target: Target) -> cluster_pb2.ClusterMap:
-    """Ask one node after the other, the next one as well when one refuses or is slow."""
-    found: list[cluster_pb2.ClusterMap] = []
-    tried: dict[str, str] = {}
-
-    async def ask(address: str, ended: trio.Event) -> None:
-        try:
-            async with open_connection([address], timeout_s=target.deadline_s) as connection:
-                reply = await connection.call(
-                    methods.CLUSTER_GET_CLUSTER_MAP,
-                    cluster_pb2.GetClusterMapRequest(),
-                    timeout_s=target.deadline_s,
-                )
-            found.append(reply.message)
-            nursery.cancel_scope.cancel()
-        except WormError as error:
-            tried[address] = error.message
-        finally:
-            ended.set()
-
-    with trio.move_on_after(target.deadline_s):
-        async with trio.open_nursery() as nursery:
-            for address in target.addresses:
-                nursery.start_soon(ask, address, ended := trio.Event())
-                with trio.move_on_after(STAGGER_S):
-                    await ended.wait()
-    if found:
-        return found[0]
-    silent = f"no answer within {target.deadline_s:g} s"
-    reasons = "; ".join(f"{address} ({tried.get(address, silent)})" for address in target.addresses)
-    raise UnavailableError(f"no node tells the cluster map: tried {reasons or 'nothing'}")
+async def _node_map(address: str, limit_s: float) -> cluster_pb2.ClusterMap:
+    request = cluster_pb2.GetClusterMapRequest()
+    async with open_connection([address], timeout_s=limit_s) as connection:
+        return (await connection.call(methods.CLUSTER_GET_CLUSTER_MAP, request, timeout_s=limit_s)).message
 
 
 async def _call_master(target: Target, method: Method[Request, Reply], request: Request) -> Reply:

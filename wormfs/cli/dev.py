@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from wormfs.cli.connection import Target, cluster_map
+from wormfs.cli.connection import node_map
 from wormfs.cli.dev_layout import DevFolder, DevNode, DevSize
 from wormfs.cli.parsing import Subparsers, command, positive_int
 from wormfs.cli.processes import Process, spawn_detached
@@ -27,6 +27,7 @@ from wormfs.rpc.v1 import cluster_pb2
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.05
+_MAP_S = 2.0  # a node on this machine that has a map tells it in less
 _DEFAULT = DevSize(nodes=6, disks=1, k=4, m=2, engine="embedded")
 
 
@@ -302,7 +303,7 @@ def _online_names(node: DevNode | None) -> set[str]:
 
 def _map(node: DevNode) -> cluster_pb2.ClusterMap:
     try:
-        return cluster_map(Target((node.addresses().listen,), 2.0))
+        return node_map(node.addresses().listen, _MAP_S)
     except WormError:
         return cluster_pb2.ClusterMap()
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from wormfs.cli.connection import Target, cluster_map, master_of
+from wormfs.cli.connection import Target, master_map, master_of
 from wormfs.core.errors import UnavailableError
 from wormfs.rpc.grpc_client import GrpcClient
 from wormfs.rpc.methods import Method, Reply, Request
@@ -36,7 +36,7 @@ class Gateway:
 @contextmanager
 def open_gateway(target: Target) -> Iterator[Gateway]:
     """A connection to the master, whose own gateway spares a hop. Raises UnavailableError."""
-    master = master_of(cluster_map(target))
+    master = master_of(master_map(target))
     if not master.grpc_address:
         raise UnavailableError(f"{master.name} serves no gRPC; set grpc_listen in its configuration")
     with GrpcClient(master.grpc_address) as client:

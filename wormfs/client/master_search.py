@@ -82,6 +82,7 @@ class MasterSearch:
         if not addresses or self._under_way.intersection(addresses):
             return False
         self._under_way.update(addresses)
+        self._tried.setdefault(addresses[0], f"no answer within {self._limit_s:g} s")
         self._asking.start_soon(self._ask, list(addresses))
         return True
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from wormfs.cli.connection import Target, call_master, cluster_map
+from wormfs.cli.connection import Target, call_master, master_map
 from wormfs.core.errors import DeadlineError, NotFoundError, NotMasterError, UnavailableError
 from wormfs.rpc.methods import CLUSTER_FORGET_DISK, CLUSTER_GET_CLUSTER_MAP, CLUSTER_GET_STATUS
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
@@ -87,7 +87,7 @@ async def status(target: Target) -> cluster_pb2.StatusReply:
 
 
 async def map_of(target: Target) -> cluster_pb2.ClusterMap:
-    return await trio.to_thread.run_sync(cluster_map, target)
+    return await trio.to_thread.run_sync(master_map, target)
 
 
 async def test_a_node_that_refuses_or_is_silent_holds_nobody_up() -> None:
@@ -107,6 +107,23 @@ async def test_a_node_that_refuses_or_is_silent_holds_nobody_up() -> None:
             assert [node.name for node in found.nodes if node.master] == ["three"]
             assert time.monotonic() - begun_s < QUICK_S
         nursery.cancel_scope.cancel()
+
+
+async def test_the_map_is_the_masters_own_however_old_others_are() -> None:
+    async with trio.open_nursery() as nursery:
+        nodes = Nodes(nursery)
+        await nodes.add("old", lambda: "old master")
+        await nodes.add("new", lambda: "new")
+        with silent() as address:
+            nodes.addresses["old master"] = address
+            found = await map_of(nodes.target("old", "new"))
+        assert [node.name for node in found.nodes if node.master] == ["new"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_nodes_that_never_answer_are_named() -> None:
+    with silent() as address, pytest.raises(UnavailableError, match=f"{address} .no answer within 0.5 s"):
+        await map_of(Target((address,), 0.5))
 
 
 async def test_one_that_loses_the_mastership_before_it_answers_is_left_for_the_next() -> None:
