@@ -10,7 +10,14 @@ from wormfs.cli.output import human_bytes, print_json, table
 from wormfs.cli.parsing import Subparsers, command
 from wormfs.core.errors import ConfigError
 from wormfs.node.config import MetadataConfig, load_node_config
-from wormfs.node.etcd_changes import MemberState, add_member, member_states, quorum, remove_member
+from wormfs.node.etcd_changes import (
+    MemberState,
+    add_member,
+    healthy_voters,
+    member_states,
+    quorum,
+    remove_member,
+)
 
 _FILE = "/etc/wormfs/node.yaml"
 
@@ -86,15 +93,9 @@ def _add(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _healthy(states: Sequence[MemberState]) -> tuple[int, int]:
-    """How many members with a vote are healthy, and how many there are."""
-    voters = [state for state in states if state.votes]
-    return sum(not state.problem for state in voters), len(voters)
-
-
 def members_json(states: Sequence[MemberState]) -> dict[str, object]:
     """What `list --json` prints."""
-    healthy, voters = _healthy(states)
+    healthy, voters = healthy_voters(states)
     return {
         "healthy": healthy,
         "voters": voters,
@@ -133,7 +134,7 @@ def members_text(states: Sequence[MemberState]) -> str:
     lines = [table(["MEMBER", "STATE", "ROLE", "DATABASE", "CLIENTS", "PEERS"], rows, right=frozenset({3}))]
     # gRPC's own words are long; how they end is what happened.
     lines += [f"{state.name}: {state.problem.rpartition(': ')[2]}" for state in states if state.problem]
-    healthy, voters = _healthy(states)
+    healthy, voters = healthy_voters(states)
     need = quorum(voters)
     verdict = f"{healthy} of {voters} members are healthy; {need} must be"
     if healthy < need:

@@ -25,6 +25,9 @@ from wormfs.rpc.etcd_types import EtcdMember, EtcdOptions, EtcdStatus
 
 CHANGE_S = 15.0
 """etcd changes nothing until its members were connected to each other for 5 s."""
+ELECTION_S = 5.0
+"""While the members elect a leader all of them look ill; that takes less."""
+_LOOK_PAUSE_S = 0.25
 _PROMOTE_PAUSE_S = 0.5
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,12 @@ def options_of(metadata: MetadataConfig, *, endpoints: Sequence[str] = ()) -> Et
     )
 
 
+def healthy_voters(states: Sequence[MemberState]) -> tuple[int, int]:
+    """How many members with a vote are healthy, and how many there are."""
+    voters = [state for state in states if state.votes]
+    return sum(not state.problem for state in voters), len(voters)
+
+
 def quorum(voters: int) -> int:
     """How many of so many members must be healthy for anything to be written."""
     return voters // 2 + 1
@@ -86,6 +95,17 @@ async def member_states(metadata: MetadataConfig) -> list[MemberState]:
         async with EtcdClient(replace(options, endpoints=tuple(dict.fromkeys(addresses)))) as client:
             statuses = {status.endpoint: status for status in await client.status()}
     return sorted((_state_of(member, statuses) for member in members), key=lambda state: state.name)
+
+
+async def _elected_states(metadata: MetadataConfig) -> list[MemberState]:
+    """As member_states, once most members are well, or it takes longer than an election."""
+    until_s = trio.current_time() + ELECTION_S
+    while True:
+        states = await member_states(metadata)
+        healthy, voters = healthy_voters(states)
+        if healthy >= quorum(voters) or trio.current_time() > until_s:
+            return states
+        await trio.sleep(_LOOK_PAUSE_S)
 
 
 def _state_of(member: EtcdMember, statuses: dict[str, EtcdStatus]) -> MemberState:
@@ -106,20 +126,18 @@ def _state_of(member: EtcdMember, statuses: dict[str, EtcdStatus]) -> MemberStat
 
 def removal_problem(states: Sequence[MemberState], leaving: MemberState) -> str:
     """Why this member may not be taken out now; empty when it may."""
-    voters = [state for state in states if state.votes]
-    healthy = sum(not state.problem for state in voters)
-    if healthy < quorum(len(voters)):
+    healthy, voters = healthy_voters(states)
+    if healthy < quorum(voters):
         return (
-            f"only {healthy} of {len(voters)} members are healthy, and etcd changes nothing without "
-            f"{quorum(len(voters))}: bring a member back"
+            f"only {healthy} of {voters} members are healthy, and etcd changes nothing without "
+            f"{quorum(voters)}: bring a member back"
         )
-    staying = [state for state in voters if state is not leaving]
+    stay_healthy, staying = healthy_voters([state for state in states if state is not leaving])
     if not staying:
         return "it is the only member: nothing would be left"
-    stay_healthy = sum(not state.problem for state in staying)
-    if stay_healthy < quorum(len(staying)):
+    if stay_healthy < quorum(staying):
         return (
-            f"of the {len(staying)} others only {stay_healthy} are healthy, and {quorum(len(staying))} must "
+            f"of the {staying} others only {stay_healthy} are healthy, and {quorum(staying)} must "
             "be: bring one back, or take out the silent one instead"
         )
     return ""
@@ -130,7 +148,7 @@ async def remove_member(metadata: MetadataConfig, name: str) -> MemberState:
 
     Raises NotFoundError; UnavailableError when that would cost the quorum, or there is none.
     """
-    states = await member_states(metadata)
+    states = await _elected_states(metadata)
     leaving = next((state for state in states if state.known_as(name)), None)
     if leaving is None:
         known = ", ".join(state.name for state in states)
@@ -157,7 +175,7 @@ async def add_member(metadata: MetadataConfig) -> bool:
     if not others:
         raise ConfigError("metadata.endpoints names no other member: there is no cluster to be added to")
     asked = replace_endpoints(metadata, others)
-    states = await member_states(asked)
+    states = await _elected_states(asked)
     for state in states:
         if url in state.member.peer_urls:
             if not state.member.name:

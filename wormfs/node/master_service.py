@@ -336,6 +336,10 @@ class MasterService:
         while self._confirmed and self.leases.in_grace:
             await self._grace_changed.wait()
 
+    async def admit(self) -> None:
+        """Wait until others than sessions may be told of the state; no kept entries come after that."""
+        await self._admit(0, None)
+
     def _check_lapsed(self, session: int) -> None:
         """Its owner may not know yet that the leases are gone: only once it resumed is it served."""
         if session in self.leases.lapsed:

@@ -32,7 +32,7 @@ from wormfs.core.errors import (
 )
 from wormfs.node import etcd_begin, etcd_command, etcd_process, etcd_queries
 from wormfs.node.config import MetadataConfig, peer_address
-from wormfs.node.etcd_changes import MemberState, add_member, member_states, remove_member
+from wormfs.node.etcd_changes import ELECTION_S, MemberState, add_member, member_states, remove_member
 from wormfs.node.etcd_member import EtcdMember
 from wormfs.node.etcd_process import EtcdProcess
 
@@ -427,8 +427,43 @@ async def test_a_member_taken_out_while_its_node_runs_is_not_started_again(
         await until(lambda: "goes on without its own etcd member" in caplog.text)
         assert not is_there(process)
         assert not nodes[1].pid_file.exists()
+        await until_well(endpoints[0])  # the one taken out may have been etcd's leader
         await put(endpoints[0], "a", "one")
     assert "starting it again" not in caplog.text
+
+
+@pytest.mark.long
+async def test_a_change_of_members_waits_for_an_election_and_no_longer(
+    tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    """Without a leader every member looks ill, and the command came just then."""
+    if not rounds(0, 1):
+        pytest.skip("a long one: etcd changes no members in their first 5 s")
+    endpoints = free_endpoints(3)
+    nodes = [Node(settings(tmp_path, endpoints, number)) for number in range(3)]
+    own = nodes[0].metadata
+    async with living(*nodes), trio.open_nursery() as nursery:
+        paused = [nodes[1].process, nodes[2].process]
+        for process in paused:
+            process.send(signal.SIGSTOP)
+        began_s = trio.current_time()
+        with pytest.raises(UnavailableError, match=r"only [01] of 3 members are healthy"):
+            await remove_member(own, endpoints[2])
+        assert trio.current_time() - began_s >= ELECTION_S
+        removed = trio.Event()
+
+        async def remove() -> None:
+            await remove_member(own, endpoints[2])
+            removed.set()
+
+        nursery.start_soon(remove)
+        with trio.move_on_after(ELECTION_S / 5):
+            await removed.wait()
+        assert not removed.is_set()
+        for process in paused:
+            process.send(signal.SIGCONT)
+        await removed.wait()
+        assert len(await member_states(own)) == 2
 
 
 async def test_an_error_of_the_node_leaves_its_member_running(
