@@ -6,7 +6,7 @@ promotes it when it is in step with the others.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -97,13 +97,14 @@ async def member_states(metadata: MetadataConfig) -> list[MemberState]:
     return sorted((_state_of(member, statuses) for member in members), key=lambda state: state.name)
 
 
-async def _elected_states(metadata: MetadataConfig) -> list[MemberState]:
-    """As member_states, once most members are well, or it takes longer than an election."""
+async def _states_once(
+    metadata: MetadataConfig, good: Callable[[Sequence[MemberState]], bool]
+) -> list[MemberState]:
+    """As member_states, once they are good, or have not been for longer than an election takes."""
     until_s = trio.current_time() + ELECTION_S
     while True:
         states = await member_states(metadata)
-        healthy, voters = healthy_voters(states)
-        if healthy >= quorum(voters) or trio.current_time() > until_s:
+        if good(states) or trio.current_time() > until_s:
             return states
         await trio.sleep(_LOOK_PAUSE_S)
 
@@ -148,8 +149,16 @@ async def remove_member(metadata: MetadataConfig, name: str) -> MemberState:
 
     Raises NotFoundError; UnavailableError when that would cost the quorum, or there is none.
     """
-    states = await _elected_states(metadata)
-    leaving = next((state for state in states if state.known_as(name)), None)
+
+    def found(states: Sequence[MemberState]) -> MemberState | None:
+        return next((state for state in states if state.known_as(name)), None)
+
+    def good(states: Sequence[MemberState]) -> bool:
+        leaving = found(states)
+        return leaving is None or not removal_problem(states, leaving)
+
+    states = await _states_once(metadata, good)
+    leaving = found(states)
     if leaving is None:
         known = ", ".join(state.name for state in states)
         raise NotFoundError(f"etcd has no member {name}; it has {known}")
@@ -175,7 +184,7 @@ async def add_member(metadata: MetadataConfig) -> bool:
     if not others:
         raise ConfigError("metadata.endpoints names no other member: there is no cluster to be added to")
     asked = replace_endpoints(metadata, others)
-    states = await _elected_states(asked)
+    states = await _states_once(asked, lambda states: not any(state.problem for state in states))
     for state in states:
         if url in state.member.peer_urls:
             if not state.member.name:
