@@ -232,6 +232,10 @@ def _master_elected(state: State, event: ev.MasterElected, _at: At) -> None:
     state.set_epoch(event.epoch, event.node)
 
 
+def _numbers_skipped(state: State, event: ev.NumbersSkipped, _at: At) -> None:
+    state.use_inode(event.last_inode)
+
+
 _APPLY: dict[type, Callable[[State, Any, At], None]] = {
     ev.ClusterFormed: _cluster_formed,
     ev.PolicySet: _policy_set,
@@ -253,4 +257,5 @@ _APPLY: dict[type, Callable[[State, Any, At], None]] = {
     ev.StripeReplaced: _stripe_replaced,
     ev.DiskForgotten: _disk_forgotten,
     ev.MasterElected: _master_elected,
+    ev.NumbersSkipped: _numbers_skipped,
 }

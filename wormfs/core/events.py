@@ -217,6 +217,13 @@ class MasterElected:
     node: int
 
 
+@dataclass(frozen=True, slots=True)
+class NumbersSkipped:
+    """Inode numbers up to `last_inode` are never given out again: a client may have been told of them."""
+
+    last_inode: int
+
+
 Event = (
     ClusterFormed
     | PolicySet
@@ -240,4 +247,5 @@ Event = (
     | StripeReplaced
     | DiskForgotten
     | MasterElected
+    | NumbersSkipped
 )

@@ -34,8 +34,22 @@ INDEPENDENT = (
 """What a new master may log before it serves: no command of another session depends on it, nor it on one."""
 
 
+EARLY_MAX_ENTRIES = 512
+"""So many entries may be on their way while a session is answered early, each making one inode at most."""
+SKIPPED_INODES = 2 * EARLY_MAX_ENTRIES  # a margin, should a later program allow more
+
+
 UPKEEP = (ev.OrphanFreed, ev.ChunksCollected)
 """What the master logs by itself and a session may keep among its own entries: it tells nobody anything."""
+
+
+def skip_told(next_inode: int) -> ev.NumbersSkipped:
+    """What a master logs before it serves: the one before may have told of inodes that the log lost.
+
+    Their numbers must not come to name other files: programs still have them open. `next_inode`: the
+    number that would be given out next, once all that was kept is ordered anew.
+    """
+    return ev.NumbersSkipped(next_inode - 1 + SKIPPED_INODES)
 
 
 def is_upkeep(events: Sequence[ev.Event]) -> bool:

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from wormfs.core.errors import InvalidError, NotMasterError, TooLargeError, UnavailableError, WormError
+from wormfs.core.ordering import EARLY_MAX_ENTRIES
 from wormfs.metadata.election import Mastership
 from wormfs.metadata.embedded_log import EmbeddedLog
 from wormfs.metadata.etcd_keys import EtcdKeys
@@ -33,9 +34,8 @@ APPEND_TIMEOUT_S = 1.0
 """One try. What a member had passed on to a leader that died is never answered; it is sent again."""
 LINGER_S = 0.05
 """Entries nobody waits for are carried together after this long: each transaction costs every server."""
-EARLY_MAX_ENTRIES = 512
 EARLY_MAX_BYTES = ENTRY_MAX_BYTES - 4096  # what is ordered anew is a little longer, and must fit
-"""With more or longer entries on their way to etcd, answers wait: little hangs on a client's life."""
+"""With more bytes, or EARLY_MAX_ENTRIES, on their way, answers wait: little hangs on a client's life."""
 log = logging.getLogger(__name__)
 
 

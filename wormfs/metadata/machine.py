@@ -29,7 +29,15 @@ from wormfs.core.errors import (
     SessionExpiredError,
     UnavailableError,
 )
-from wormfs.core.ordering import Place, is_included, is_independent, is_upkeep, may_follow, next_tail
+from wormfs.core.ordering import (
+    Place,
+    is_included,
+    is_independent,
+    is_upkeep,
+    may_follow,
+    next_tail,
+    skip_told,
+)
 from wormfs.core.records import Counts, FileStripe, GarbageChunk, Restored, Session, Stripe
 from wormfs.core.state import At, Decision, Touch
 from wormfs.core.types import Policy
@@ -113,6 +121,7 @@ class Machine:
         self._clock = clock
         self._uncommitted = 0
         self._first_served = 0  # the first entry of this mastership that is not independent (core.ordering)
+        self._has_skipped = False  # numbers that the mastership before may have told
         self._nodes_told: list[cluster_pb2.NodeInfo] = []
         self._disks_told: list[cluster_pb2.DiskInfo] = []
         self.epoch = 0
@@ -616,11 +625,13 @@ class Machine:
     def begin_serving(self) -> None:
         """Let no later master order what sessions kept of one before: others are told what is without it.
 
-        To be called before anybody is served; what is told then must wait for `confirm`. An answer to a
-        question leaves no trace in the log, hence an entry that changes nothing.
+        To be called before anybody is served, and when all that was kept is adopted; what is told then must
+        wait for `confirm`. An answer to a question leaves no trace in the log, hence an entry of its own. It
+        skips the inode numbers that may have been told of what is lost; other entries may be there already.
         """
-        if not self._first_served:
-            self._log_decision(Decision((ev.StripesAbandoned(()),)))
+        if not self._has_skipped:
+            self._log_decision(Decision((skip_told(self._keeper.state.next_inode),)))
+            self._has_skipped = True
 
     @_recovering
     def adopt(self, session_id: int, kept: Sequence[bytes]) -> bool:

@@ -3,7 +3,16 @@
 import pytest
 
 from wormfs.core import events as ev
-from wormfs.core.ordering import Place, is_included, is_independent, is_upkeep, may_follow, next_tail
+from wormfs.core.ordering import (
+    EARLY_MAX_ENTRIES,
+    Place,
+    is_included,
+    is_independent,
+    is_upkeep,
+    may_follow,
+    next_tail,
+    skip_told,
+)
 
 CHANGE = (ev.OrphanFreed(7),)
 ELECTED = (ev.MasterElected(2, 1),)
@@ -38,11 +47,23 @@ def test_what_lies_before_the_tail_is_in_the_log() -> None:
 def test_only_what_nobody_is_told_of_is_upkeep() -> None:
     assert is_upkeep((ev.OrphanFreed(7), ev.ChunksCollected(1, (2,))))
     assert not is_upkeep((ev.OrphanFreed(7), ev.EntryLinked(7, 1, b"n")))
+    assert not is_upkeep((ev.NumbersSkipped(7),))
+
+
+def test_what_a_master_told_early_is_skipped_whole() -> None:
+    told = range(100, 100 + EARLY_MAX_ENTRIES)  # by one that lost them all
+    assert skip_told(next_inode=100).last_inode >= told[-1]
 
 
 @pytest.mark.parametrize(
     "event",
-    [ev.OrphanFreed(7), ev.EntryLinked(7, 1, b"n"), ev.StripesAbandoned((1,)), ev.FileTruncated(7, 0, 0)],
+    [
+        ev.OrphanFreed(7),
+        ev.EntryLinked(7, 1, b"n"),
+        ev.StripesAbandoned((1,)),
+        ev.FileTruncated(7, 0, 0),
+        ev.NumbersSkipped(7),
+    ],
 )
 def test_a_change_of_files_is_not_independent(event: ev.Event) -> None:
     assert not is_independent((event,))

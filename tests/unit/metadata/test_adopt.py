@@ -6,9 +6,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from wormfs.core.errors import InvalidError, StaleError
-from wormfs.core.ordering import Place
+from wormfs.core.ordering import EARLY_MAX_ENTRIES, SKIPPED_INODES, Place
 from wormfs.core.types import Policy
 from wormfs.metadata.machine import Machine
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, filesystem_pb2, metadata_pb2, types_pb2
@@ -38,7 +39,7 @@ class Masters:
         self._count += 1
         target = self._folder / f"copy-{self._count}"
         shutil.copytree(folder, target)
-        shutil.rmtree(target / "metadata" / "state")  # a cache
+        shutil.rmtree(target / "metadata" / "state", ignore_errors=True)  # a cache
         return target
 
 
@@ -189,6 +190,60 @@ def test_nothing_is_adopted_behind_a_master_that_only_answered_questions(made: M
     third, _ = made.lead(made.copy(folder))
     assert not third.adopt(lost.session, lost.kept)
     assert set(names(third)) == {b"zero"}
+
+
+def test_a_number_told_of_what_is_lost_never_names_another_file(made: Masters, lost: Lost) -> None:
+    """A program may have the lost file open, and would read and write whatever its number names."""
+    told = {attributes.inode for attributes in lost.told}
+    folder = lost.folder
+    for number in range(3):  # masters that each lose what they told
+        machine, folder = made.lead(folder)
+        first = machine.keeper.state.next_inode
+        machine.begin_serving()
+        assert machine.keeper.state.next_inode == first + SKIPPED_INODES
+        left = made.copy(folder)
+        mine = {make(machine, lost.other, 1 + at, b"m%d" % at).inode for at in range(3)}
+        assert not told & mine, f"master {number}"
+        for inode in told:
+            with pytest.raises(StaleError):
+                attributes(machine, inode)
+        told |= mine
+        folder = left
+    assert SKIPPED_INODES > EARLY_MAX_ENTRIES
+
+
+def test_a_master_that_never_served_skips_nothing_for_the_next(made: Masters, lost: Lost) -> None:
+    """Its entry is lost, and nobody was told anything: what was kept still has its numbers."""
+    second, _ = made.lead(made.copy(lost.folder))
+    second.begin_serving()
+    third, _ = made.lead(lost.folder)
+    assert third.adopt(lost.session, lost.kept)
+    third.begin_serving()
+    assert names(third) == lost.names
+    assert make(third, lost.session, 5, b"after").inode == lost.told[-1].inode + 1 + SKIPPED_INODES
+
+
+def test_numbers_are_skipped_though_the_master_did_something_first(made: Masters, lost: Lost) -> None:
+    """It frees orphans, say, before anybody asks it anything."""
+    unlink = filesystem_pb2.UnlinkRequest(parent=1, name=b"zero")
+    first, folder = made.lead(lost.folder)
+    first.execute(unlink)
+    second, _ = made.lead(made.copy(folder))
+    (orphan,) = second.orphans()
+    assert second.free_orphan(orphan)
+    second.begin_serving()
+    assert make(second, lost.other, 1, b"mine").inode > max(told.inode for told in lost.told)
+
+
+def test_skipped_numbers_are_the_same_after_a_replay_and_a_snapshot(made: Masters, lost: Lost) -> None:
+    machine, folder = made.lead(lost.folder)
+    machine.begin_serving()
+    digest, following = machine.digest(), machine.keeper.state.next_inode
+    machine.keeper.rebuild_state("test")
+    assert (machine.digest(), machine.keeper.state.next_inode) == (digest, following)
+    trio.run(machine.snapshot)
+    again, _ = made.lead(made.copy(folder))
+    assert again.keeper.state.next_inode == following
 
 
 def test_nodes_and_sessions_that_come_first_are_in_nobodys_way(made: Masters, lost: Lost) -> None:

@@ -19,7 +19,7 @@ from wormfs.metadata.replica import Replica
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import EtcdOptions, prefix_end
 from wormfs.rpc.v1 import filesystem_pb2 as fs
-from wormfs.rpc.v1 import replication_pb2
+from wormfs.rpc.v1 import metadata_pb2, replication_pb2, types_pb2
 
 POLICY = Policy(2, 1, 65536)
 pytestmark = pytest.mark.timeout(60)
@@ -221,6 +221,35 @@ async def test_a_deposed_master_answers_nothing_and_forgets_what_was_not_committ
     await two.catch_up()
     assert one.names() == [b"kept", b"of the new master"]
     assert one.digest() == two.digest()
+
+
+async def test_numbers_told_early_and_lost_are_not_given_out_again(nodes: list[Node]) -> None:
+    one, two, three = nodes
+    stale = await one.campaign()
+    assert stale is not None
+    async with one.writing(stale) as machine:
+        session = machine.open_session("mount")
+        machine.begin_serving()
+        await machine.confirm()
+        await one.client.revoke_lease(stale._lease_id)  # another takes over, and this one does not know
+        newer = await two.campaign()
+        assert newer is not None
+        caller = types_pb2.Caller(session_id=session, operation=1)
+        request = fs.MakeNodeRequest(caller=caller, parent=1, name=b"lost", mode=0o100644)
+        told = machine.execute(request).reply
+        assert isinstance(told, metadata_pb2.FileMapReply)
+        assert machine.answers_early(session)
+        async with two.writing(newer) as other:
+            other.begin_serving()
+            made = other.execute(fs.MakeNodeRequest(parent=1, name=b"other", mode=0o100644)).reply
+            assert isinstance(made, metadata_pb2.FileMapReply)
+            await other.confirm()
+        await newer.resign()
+    assert made.attributes.inode > told.attributes.inode
+    for node in nodes:
+        await node.catch_up()
+        assert node.names() == [b"other"]
+    assert one.digest() == two.digest() == three.digest()
 
 
 async def test_an_older_epoch_is_refused_before_the_new_master_wrote_anything(nodes: list[Node]) -> None:

@@ -44,7 +44,7 @@ class OperationDone(_message.Message):
     def __init__(self, session_id: _Optional[int] = ..., operation: _Optional[int] = ..., acknowledged: _Optional[int] = ..., reply: _Optional[bytes] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("cluster_formed", "policy_set", "node_registered", "disk_registered", "session_opened", "session_closed", "inode_made", "entry_linked", "entry_removed", "entry_renamed", "attributes_set", "xattr_set", "xattr_removed", "stripes_allocated", "stripes_abandoned", "file_written", "file_truncated", "orphan_freed", "chunks_collected", "master_elected", "stripe_replaced", "disk_forgotten")
+    __slots__ = ("cluster_formed", "policy_set", "node_registered", "disk_registered", "session_opened", "session_closed", "inode_made", "entry_linked", "entry_removed", "entry_renamed", "attributes_set", "xattr_set", "xattr_removed", "stripes_allocated", "stripes_abandoned", "file_written", "file_truncated", "orphan_freed", "chunks_collected", "master_elected", "stripe_replaced", "disk_forgotten", "numbers_skipped")
     CLUSTER_FORMED_FIELD_NUMBER: _ClassVar[int]
     POLICY_SET_FIELD_NUMBER: _ClassVar[int]
     NODE_REGISTERED_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class Event(_message.Message):
     MASTER_ELECTED_FIELD_NUMBER: _ClassVar[int]
     STRIPE_REPLACED_FIELD_NUMBER: _ClassVar[int]
     DISK_FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     cluster_formed: ClusterFormed
     policy_set: PolicySet
     node_registered: NodeRegistered
@@ -89,7 +90,8 @@ class Event(_message.Message):
     master_elected: MasterElected
     stripe_replaced: StripeReplaced
     disk_forgotten: DiskForgotten
-    def __init__(self, cluster_formed: _Optional[_Union[ClusterFormed, _Mapping]] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., node_registered: _Optional[_Union[NodeRegistered, _Mapping]] = ..., disk_registered: _Optional[_Union[DiskRegistered, _Mapping]] = ..., session_opened: _Optional[_Union[SessionOpened, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., inode_made: _Optional[_Union[InodeMade, _Mapping]] = ..., entry_linked: _Optional[_Union[EntryLinked, _Mapping]] = ..., entry_removed: _Optional[_Union[EntryRemoved, _Mapping]] = ..., entry_renamed: _Optional[_Union[EntryRenamed, _Mapping]] = ..., attributes_set: _Optional[_Union[AttributesSet, _Mapping]] = ..., xattr_set: _Optional[_Union[XattrSet, _Mapping]] = ..., xattr_removed: _Optional[_Union[XattrRemoved, _Mapping]] = ..., stripes_allocated: _Optional[_Union[StripesAllocated, _Mapping]] = ..., stripes_abandoned: _Optional[_Union[StripesAbandoned, _Mapping]] = ..., file_written: _Optional[_Union[FileWritten, _Mapping]] = ..., file_truncated: _Optional[_Union[FileTruncated, _Mapping]] = ..., orphan_freed: _Optional[_Union[OrphanFreed, _Mapping]] = ..., chunks_collected: _Optional[_Union[ChunksCollected, _Mapping]] = ..., master_elected: _Optional[_Union[MasterElected, _Mapping]] = ..., stripe_replaced: _Optional[_Union[StripeReplaced, _Mapping]] = ..., disk_forgotten: _Optional[_Union[DiskForgotten, _Mapping]] = ...) -> None: ...
+    numbers_skipped: NumbersSkipped
+    def __init__(self, cluster_formed: _Optional[_Union[ClusterFormed, _Mapping]] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., node_registered: _Optional[_Union[NodeRegistered, _Mapping]] = ..., disk_registered: _Optional[_Union[DiskRegistered, _Mapping]] = ..., session_opened: _Optional[_Union[SessionOpened, _Mapping]] = ..., session_closed: _Optional[_Union[SessionClosed, _Mapping]] = ..., inode_made: _Optional[_Union[InodeMade, _Mapping]] = ..., entry_linked: _Optional[_Union[EntryLinked, _Mapping]] = ..., entry_removed: _Optional[_Union[EntryRemoved, _Mapping]] = ..., entry_renamed: _Optional[_Union[EntryRenamed, _Mapping]] = ..., attributes_set: _Optional[_Union[AttributesSet, _Mapping]] = ..., xattr_set: _Optional[_Union[XattrSet, _Mapping]] = ..., xattr_removed: _Optional[_Union[XattrRemoved, _Mapping]] = ..., stripes_allocated: _Optional[_Union[StripesAllocated, _Mapping]] = ..., stripes_abandoned: _Optional[_Union[StripesAbandoned, _Mapping]] = ..., file_written: _Optional[_Union[FileWritten, _Mapping]] = ..., file_truncated: _Optional[_Union[FileTruncated, _Mapping]] = ..., orphan_freed: _Optional[_Union[OrphanFreed, _Mapping]] = ..., chunks_collected: _Optional[_Union[ChunksCollected, _Mapping]] = ..., master_elected: _Optional[_Union[MasterElected, _Mapping]] = ..., stripe_replaced: _Optional[_Union[StripeReplaced, _Mapping]] = ..., disk_forgotten: _Optional[_Union[DiskForgotten, _Mapping]] = ..., numbers_skipped: _Optional[_Union[NumbersSkipped, _Mapping]] = ...) -> None: ...
 
 class ClusterFormed(_message.Message):
     __slots__ = ("cluster_id", "name", "policy")
@@ -322,3 +324,9 @@ class MasterElected(_message.Message):
     epoch: int
     node: int
     def __init__(self, epoch: _Optional[int] = ..., node: _Optional[int] = ...) -> None: ...
+
+class NumbersSkipped(_message.Message):
+    __slots__ = ("last_inode",)
+    LAST_INODE_FIELD_NUMBER: _ClassVar[int]
+    last_inode: int
+    def __init__(self, last_inode: _Optional[int] = ...) -> None: ...
