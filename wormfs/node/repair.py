@@ -7,8 +7,11 @@ reported damaged, so memory is bounded for any number of stripes. Rounds end whe
 nothing that can be done; they begin again when a disk comes or goes or damage is reported.
 
 A new stripe is allocated to repair's own session, which a restarted master closes: what a crash
-left half-written is garbage then. The switch is one event that holds only if the file still has
-the old stripe (wormfs/core/writing.py, decide_replace_stripe).
+left half-written is garbage then. Nothing is written under its number before the log's quorum has
+the allocation: the next master would give the number out again. The switch is one event that holds
+only if the file still has the old stripe (wormfs/core/writing.py, decide_replace_stripe); it need not
+be confirmed here, for the old chunks are deleted only once it is durable (collector.py). When the
+mastership ends, so does repair.
 """
 
 import logging
@@ -19,7 +22,7 @@ from random import Random
 import trio
 
 from wormfs.codec.erasure import available_codecs
-from wormfs.core.errors import WormError
+from wormfs.core.errors import NotMasterError, WormError
 from wormfs.core.placement import place_stripes
 from wormfs.core.records import FileStripe
 from wormfs.core.repair import URGENCY, Need, Situation, need_of, target_policy
@@ -95,6 +98,7 @@ class Repair:
         self._next_start_s = 0.0
         self._failed = 0  # stripes of this round
         self._failure = ""  # why, the last of them
+        self._deposed: NotMasterError | None = None
         self.progress = Progress()
         self.empty_disks: tuple[int, ...] = ()
         self._round_ended = round_ended
@@ -139,7 +143,13 @@ class Repair:
         )
 
     async def run(self) -> None:
-        """Repair until cancelled."""
+        """Repair until cancelled, or until this node is the master no more."""
+        try:
+            await self._run()
+        except NotMasterError as error:
+            log.info("repair ends: %s", error.message)
+
+    async def _run(self) -> None:
         self._session = self._machine.open_session(SESSION_LABEL)
         retry_s = RETRY_MIN_S
         await self._master.wait_kept_entries()
@@ -148,6 +158,8 @@ class Repair:
             self._failed, self._failure = 0, ""
             try:
                 left = await self._round()
+            except NotMasterError:
+                raise
             except WormError as error:
                 log.warning("repair pauses: %s", error.message)
                 left = True
@@ -246,7 +258,10 @@ class Repair:
         self.empty_disks = tuple(sorted(disk for disk, count in survey.held.items() if not count))
 
     async def _pass(self, need: Need) -> None:
-        """Work at every stripe that needs just this; what fails waits for the next round."""
+        """Work at every stripe that needs just this; what fails waits for the next round.
+
+        Raises NotMasterError.
+        """
         slots = trio.Semaphore(AT_ONCE)
         after = None
         async with trio.open_nursery() as nursery:
@@ -257,17 +272,25 @@ class Repair:
                     damaged = self._damaged.get(each.stripe.stripe_id, ())
                     if need_of(each.stripe, situation, damaged) == need:
                         await slots.acquire()
-                        nursery.start_soon(self._work, each, need, slots)
+                        nursery.start_soon(self._work, each, need, slots, nursery.cancel_scope)
                 after = page.next
                 if after is None:
                     break
                 await trio.lowlevel.checkpoint()
+        if self._deposed is not None:  # raised out here: a nursery would wrap it in a group
+            raise self._deposed
 
-    async def _work(self, each: FileStripe, need: Need, slots: trio.Semaphore) -> None:
+    async def _work(
+        self, each: FileStripe, need: Need, slots: trio.Semaphore, whole_pass: trio.CancelScope
+    ) -> None:
         stripe = each.stripe
         try:
             await self._keep_rate(stripe.length_bytes)
             done = await self._rewrite(each)
+        except NotMasterError as error:
+            self._deposed = error
+            whole_pass.cancel()
+            return
         except WormError as error:
             self._failed += 1
             self._failure = error.message
@@ -299,13 +322,14 @@ class Repair:
         situation = self._situation()
         damaged = frozenset(self._damaged.get(stripe.stripe_id, ()))
         data = await self._copier.read(inode, stripe, situation.offline, damaged)
+        query = filesystem_pb2.GetAttrRequest(inode=inode)
+        stripe_size_bytes = self._machine.execute(query).reply.attributes.stripe_size_bytes  # type: ignore[attr-defined]
         suspects: set[int] = set()
         while True:
             new = self._allocate(each, suspects)
             try:
-                query = filesystem_pb2.GetAttrRequest(inode=inode)
-                attributes = self._machine.execute(query).reply.attributes  # type: ignore[attr-defined]
-                await self._copier.write(inode, stripe, new, data, attributes.stripe_size_bytes)
+                await self._machine.confirm()
+                await self._copier.write(inode, stripe, new, data, stripe_size_bytes)
                 return await self._master.replace_stripe(
                     metadata_pb2.ReplaceStripeRequest(
                         inode=inode,
