@@ -11,12 +11,11 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import trio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from wormfs.core import events as ev
 from wormfs.core.apply import apply
@@ -27,6 +26,7 @@ from wormfs.core.errors import (
     NoSpaceError,
     NotFoundError,
     SessionExpiredError,
+    TooLargeError,
     UnavailableError,
 )
 from wormfs.core.ordering import (
@@ -55,16 +55,16 @@ from wormfs.metadata import checks
 from wormfs.metadata.convert import (
     attributes_message,
     event_message,
-    event_record,
     policy_message,
     stripe_message,
 )
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.keeper import StateKeeper
+from wormfs.metadata.kept_entry import UnusableEntryError, read_kept, try_kept
 from wormfs.metadata.log_port import UPKEEP, EventLog, LogRecord
 from wormfs.metadata.requests import COMMANDS, GROWING, QUERIES, REPLIES, command_reply, request_targets
 from wormfs.metadata.sqlite_state import SqliteState
-from wormfs.metadata.state_files import apply_entry, place_of, state_path
+from wormfs.metadata.state_files import place_of, state_path
 from wormfs.rpc.v1 import cluster_pb2, event_pb2, filesystem_pb2, metadata_pb2, types_pb2
 
 COMMIT_ENTRIES = 2_000
@@ -637,41 +637,46 @@ class Machine:
     def adopt(self, session_id: int, kept: Sequence[bytes]) -> bool:
         """Order anew what a session kept of a mastership before; to be called before anybody is served.
 
-        Entries that the log has are passed over. False: some can no longer be ordered, and are lost.
-        Raises InvalidError for what are no entries of this session.
+        Entries that the log has are passed over. False: some can no longer be ordered, and are lost; so
+        is what no master could ever order, for the session would hand it to each (kept_entry.py).
+        Raises NotMasterError, UnavailableError, NoSpaceError: nothing is said of them then.
         """
-        for payload in kept:
-            entry, place = self._kept_entry(session_id, payload)
-            if self._is_done(entry, place):
-                continue
-            if not may_follow(self._keeper.state.tail, place):
-                return False
-            entry.origin.epoch, entry.origin.sequence = place
-            entry.sequence = self.sequence + 1
-            entry.epoch = self.epoch
-            self._log.append(entry.sequence, entry.SerializeToString(), session_id)
-            self._applying(partial(_apply_entry, entry), entry.sequence)
+        try:
+            for payload in kept:
+                entry = read_kept(session_id, payload)
+                place = place_of(entry)
+                if self._is_done(entry, place):
+                    continue
+                if not may_follow(self._keeper.state.tail, place):
+                    return False
+                self._order_anew(session_id, entry, place)
+        except UnusableEntryError as error:
+            logger.error("session %d hands over %s: lost, as all behind it", session_id, error.message)
+            return False
         return True
+
+    def _order_anew(self, session_id: int, entry: event_pb2.LogEntry, place: Place) -> None:
+        entry.origin.epoch, entry.origin.sequence = place
+        entry.sequence = self.sequence + 1
+        entry.epoch = self.epoch
+        # What is in the log must be what can be applied: each master and replica after this one has to.
+        with self._keeper.state.all_or_nothing():
+            try_kept(self._keeper.state, entry)
+            try:
+                self._log.append(entry.sequence, entry.SerializeToString(), session_id)
+            except TooLargeError as error:
+                raise UnusableEntryError(error.message) from error
+        self._uncommitted += 1
 
     @_recovering
     def has_kept(self, session_id: int, kept: Sequence[bytes]) -> bool:
-        """Whether all a session kept is in the log. Raises InvalidError as `adopt`."""
-        entries = [self._kept_entry(session_id, payload) for payload in kept]
-        return all(self._is_done(entry, place) for entry, place in entries)
-
-    def _kept_entry(self, session_id: int, payload: bytes) -> tuple[event_pb2.LogEntry, Place]:
+        """Whether all a session kept is in the log."""
         try:
-            entry = event_pb2.LogEntry.FromString(payload)
-            own = entry.operation.session_id == session_id and entry.operation.operation
-            if not own and (
-                entry.HasField("operation")
-                or not entry.events
-                or not is_upkeep([event_record(each) for each in entry.events])
-            ):
-                raise InvalidError(f"session {session_id} kept an entry that is not its own")
-        except DecodeError as error:
-            raise InvalidError(f"session {session_id} kept what is no log entry") from error
-        return entry, place_of(entry)
+            entries = [read_kept(session_id, payload) for payload in kept]
+            return all(self._is_done(entry, place_of(entry)) for entry in entries)
+        except UnusableEntryError as error:
+            logger.error("session %d hands over %s: it is lost", session_id, error.message)
+            return False
 
     def _is_done(self, entry: event_pb2.LogEntry, place: Place) -> bool:
         state = self._keeper.state
@@ -728,10 +733,6 @@ class Machine:
         except (sqlite3.Error, DataLossError) as error:
             # The entry is in the log: the state is rebuilt with it.
             self._keeper.rebuild_state(str(error))
-
-
-def _apply_entry(entry: event_pb2.LogEntry, state: SqliteState) -> None:
-    apply_entry(state, entry)
 
 
 def _problems_of(database: Path) -> list[str]:

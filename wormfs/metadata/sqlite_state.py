@@ -9,7 +9,7 @@ the last batches, loses nothing.
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -188,6 +188,25 @@ class SqliteState:
         if self._open:
             self._execute("ROLLBACK")
             self._open = False
+        self._forget()
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Take back what the body changed when it raises, and no more. Nothing is committed."""
+        self.begin()
+        self.flush()
+        self._execute("SAVEPOINT body")
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK TO body")
+            self._execute("RELEASE body")
+            self._forget()
+            raise
+        self._execute("RELEASE body")
+
+    def _forget(self) -> None:
+        """Drop what is kept in Python and not written back, and read it again."""
         self._inodes.clear()
         self._dirty.clear()
         self._new_replies.clear()
