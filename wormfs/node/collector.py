@@ -10,6 +10,7 @@ import logging
 import trio
 
 from wormfs.core.errors import WormError
+from wormfs.core.leases import LeaseTable
 from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from
@@ -25,6 +26,32 @@ INTERVAL_S = 1.0
 DELAY_S = 1.0
 BATCH = 256
 DELETE_TIMEOUT_S = 20.0
+
+
+def opens_are_known(leases: LeaseTable) -> bool:
+    """Whether every session that may come back has said what it holds open.
+
+    Those known from before a restart say it as they resume. One that was silent for longer than its lease
+    ends the grace, and may still resume until it is given up.
+    """
+    return not leases.in_grace and all(session.resumed for session in leases.sessions.values())
+
+
+async def free_orphans(machine: Machine, leases: LeaseTable) -> None:
+    """Free every inode that has no name and that nobody holds open, as soon as that is known.
+
+    Raises UnavailableError, NoSpaceError.
+    """
+    if not opens_are_known(leases):
+        return
+    after = 0
+    while page := machine.orphans(after, BATCH):
+        after = page[-1]
+        for inode in page:
+            # A long file is freed in steps; an open one is not begun with.
+            while not leases.is_open(inode) and not machine.free_orphan(inode):
+                await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
 
 class Collector:
@@ -43,25 +70,13 @@ class Collector:
             while True:
                 await trio.sleep(INTERVAL_S)
                 try:
-                    await self._free_orphans()
+                    await free_orphans(self._machine, self._master.leases)
                 except WormError as error:
                     log.warning("orphans were not freed: %s", error.message)
                 for disk in self._machine.garbage_disks():
                     if disk not in self._busy and self._members.is_online(disk):
                         self._busy.add(disk)
                         nursery.start_soon(self._collect, disk)
-
-    async def _free_orphans(self) -> None:
-        if self._master.leases.in_grace:
-            return  # a session that has not resumed yet may hold them open
-        after = 0
-        while page := self._machine.orphans(after, BATCH):
-            after = page[-1]
-            for inode in page:
-                # A long file is freed in steps; an open one is not begun with.
-                while not self._master.leases.is_open(inode) and not self._machine.free_orphan(inode):
-                    await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
 
     async def _collect(self, disk: int) -> None:
         try:

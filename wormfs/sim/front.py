@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from wormfs.core.errors import UnavailableError, WormError
 from wormfs.metadata.machine import Machine
+from wormfs.node.collector import free_orphans
 from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members
 from wormfs.rpc import methods as m
@@ -63,15 +64,13 @@ async def serve_metadata(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
-        nursery.start_soon(_free_orphans, machine, service)
+        nursery.start_soon(_collect, machine, service)
         task_status.started(front)
 
 
-async def _free_orphans(machine: Machine, service: MasterService) -> NoReturn:
-    """As wormfs.node.collector does."""
+async def _collect(machine: Machine, service: MasterService) -> NoReturn:
+    """As wormfs.node.collector does, without chunks."""
     while True:
         await trio.sleep(COLLECT_S)
-        if not service.leases.in_grace:
-            with suppress(WormError):
-                for inode in machine.orphans():
-                    machine.free_orphan(inode)
+        with suppress(WormError):
+            await free_orphans(machine, service.leases)
