@@ -299,7 +299,7 @@ class MountOperations(pyfuse3.Operations):
     @answers_errno
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Every change of names answered so far is durable on return."""
-        await self._filesystem.sync()
+        await self._filesystem.fsync_directory(self._listings.get(fh).inode)
 
     # --- extended attributes
 

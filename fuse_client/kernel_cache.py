@@ -38,6 +38,8 @@ _UNKNOWN_PAUSE_S = 0.002
 class MountKernelCache:
     """Drops what a lease allowed the kernel to keep. Nothing is cached before `attach`."""
 
+    one_change_at_a_time = True  # the kernel holds a directory's lock from request to answer
+
     def __init__(self, tables: KernelTables) -> None:
         self._tables = tables
         self._notifier: KernelNotifier | None = None

@@ -68,6 +68,10 @@ async def locked_for_writing(
 class KernelCache(Protocol):
     """What a mount lets the client take back from the kernel."""
 
+    @property
+    def one_change_at_a_time(self) -> bool:
+        """Whether a change or lookup in a directory is asked for only when the change before is answered."""
+
     async def invalidate_inode(self, inode: int, data: bool) -> None:
         """Drop attributes, and with `data` the pages, of an inode."""
 
@@ -80,6 +84,8 @@ class KernelCache(Protocol):
 
 class NoKernelCache:
     """For clients that no kernel caches for."""
+
+    one_change_at_a_time = False
 
     async def invalidate_inode(self, inode: int, data: bool) -> None:
         """Nothing to drop."""

@@ -43,7 +43,7 @@ class FileSystem(OpenFiles):
             raise NotFoundError(f"no entry {name!r} in directory {parent}")
         request = filesystem_pb2.LookupRequest(parent=parent, name=name)
         reply = await self.session.query(methods.METADATA_LOOKUP, request)
-        return self._entry(reply.message.attributes, reply.pushes_seen)
+        return self._entry(reply.message.attributes, reply.pushes_seen, parent)
 
     async def resolve(self, path: bytes) -> Entry:
         """Walk a path from the root, not following symlinks."""
@@ -76,9 +76,10 @@ class FileSystem(OpenFiles):
             reply = await self.session.query(methods.METADATA_READ_DIR, request)
             if reply.message.end and not after:
                 names = [each.name for each in reply.message.entries]
-                listing.told(names, self.session.cacheable_s(reply.pushes_seen))
+                listing.told(names, self.session.cacheable_s(reply.pushes_seen, inode))
         entries = [
-            (each.name, self._entry(each.attributes, reply.pushes_seen)) for each in reply.message.entries
+            (each.name, self._entry(each.attributes, reply.pushes_seen, inode))
+            for each in reply.message.entries
         ]
         return DirPage(entries, reply.message.end)
 
@@ -106,14 +107,15 @@ class FileSystem(OpenFiles):
         reply = await self._make(request)
         if stat.S_ISDIR(mode):
             made = reply.message.attributes.inode
-            self._directories.made(made, self.session.cacheable_s(reply.pushes_seen))
-        return self._entry(reply.message.attributes, reply.pushes_seen)
+            self._directories.made(made, self.session.cacheable_s(reply.pushes_seen, made))
+        return self._entry(reply.message.attributes, reply.pushes_seen, parent)
 
     async def _make(self, request: filesystem_pb2.MakeNodeRequest) -> CallReply[metadata_pb2.FileMapReply]:
         with self._directories.change(request.parent, adds=request.name) as change:
             reply = await self.session.command(methods.METADATA_MAKE_NODE, request)
             if reply.message.HasField("parent"):  # not when the name was there before
-                change.told(self.session.cacheable_s(reply.pushes_seen), reply.message.parent)
+                trusted_s = self.session.cacheable_s(reply.pushes_seen, request.parent)
+                change.told(trusted_s, reply.message.parent)
         return reply
 
     async def link(self, inode: int, parent: int, name: bytes) -> Entry:
@@ -122,22 +124,24 @@ class FileSystem(OpenFiles):
         request.caller.SetInParent()
         with self._directories.change(parent, adds=name) as change:
             reply = await self.session.command(methods.METADATA_LINK, request)
-            change.told(self.session.cacheable_s(reply.pushes_seen))
-        return self._entry(reply.message.attributes, reply.pushes_seen)
+            change.told(self.session.cacheable_s(reply.pushes_seen, parent))
+        return self._entry(reply.message.attributes, reply.pushes_seen, parent)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name; the content stays while it is open or has other names."""
         request = filesystem_pb2.UnlinkRequest(parent=parent, name=name)
         request.caller.SetInParent()
         with self._directories.change(parent, removes=name) as change:
-            self._names_changed(await self.session.command(methods.METADATA_UNLINK, request), change)
+            reply = await self.session.command(methods.METADATA_UNLINK, request)
+            self._names_changed(reply, change)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         request = filesystem_pb2.RemoveDirRequest(parent=parent, name=name)
         request.caller.SetInParent()
         with self._directories.change(parent, removes=name) as change:
-            self._names_changed(await self.session.command(methods.METADATA_REMOVE_DIR, request), change)
+            reply = await self.session.command(methods.METADATA_REMOVE_DIR, request)
+            self._names_changed(reply, change)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """Rename, replacing what `new_name` was; `flags` as renameat2(2): NOREPLACE or EXCHANGE."""
@@ -148,7 +152,8 @@ class FileSystem(OpenFiles):
         removes = b"" if flags & RENAME_EXCHANGE else name
         if parent == new_parent:
             with self._directories.change(parent, adds=new_name, removes=removes) as change:
-                self._names_changed(await self.session.command(methods.METADATA_RENAME, request), change)
+                reply = await self.session.command(methods.METADATA_RENAME, request)
+                self._names_changed(reply, change)
             return
         old_directory = self._directories.change(parent, removes=removes)
         new_directory = self._directories.change(new_parent, adds=new_name)
@@ -169,12 +174,13 @@ class FileSystem(OpenFiles):
             for state in self._states.values():
                 state.attributes_stale = True
             return
-        trusted_s = self.session.cacheable_s(reply.pushes_seen)
-        change.told(trusted_s, message.parent)
-        if new_directory is not None:
-            new_directory.told(trusted_s, message.new_parent if message.HasField("new_parent") else None)
+        cacheable_s = self.session.cacheable_s
+        change.told(cacheable_s(reply.pushes_seen, message.parent.inode), message.parent)
+        if new_directory is not None and message.HasField("new_parent"):
+            new_parent = message.new_parent
+            new_directory.told(cacheable_s(reply.pushes_seen, new_parent.inode), new_parent)
         for inode in message.touched:
-            self._directories.drop_attributes(inode)
+            self._directories.drop(inode)
             self._attributes_changed(inode)
 
     def _attributes_changed(self, inode: int) -> None:
@@ -290,7 +296,7 @@ class FileSystem(OpenFiles):
             except BaseException:
                 await self.release(handle)
                 raise
-        return self._entry(handle.state.attributes, reply.pushes_seen), handle
+        return self._entry(handle.state.attributes, reply.pushes_seen, parent), handle
 
     async def open(self, inode: int, flags: int) -> Handle:
         """Open a file; `flags` as open(2). O_APPEND and O_TRUNC are honoured."""

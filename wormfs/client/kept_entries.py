@@ -5,6 +5,11 @@ Invariant: the entries have consecutive sequence numbers, and none is known to b
 
 from collections.abc import Sequence
 
+from wormfs.rpc.v1 import event_pb2
+
+_INODE_FIELDS = ("inode", "parent", "new_parent", "replaced_inode")
+"""Of events, all kinds of them."""
+
 
 class KeptEntries:
     """Entries of one mastership, in order. Bounded by the master: it answers early only so far ahead."""
@@ -16,13 +21,14 @@ class KeptEntries:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def keep(self, first_sequence: int, entries: Sequence[bytes]) -> None:
-        """Keep entries behind those kept before; what lies before a gap is settled."""
+    def keep(self, settled_sequence: int, first_sequence: int, entries: Sequence[bytes]) -> bool:
+        """Keep entries behind those kept before; False when some between them never came."""
+        self.settle(settled_sequence)
         behind = self._first + len(self._entries)
-        if first_sequence > behind or not self._entries:
-            self._entries.clear()
-            self._first = behind = first_sequence
+        if first_sequence > behind:
+            return False
         self._entries.extend(entries[behind - first_sequence :])
+        return True
 
     def settle(self, sequence: int) -> None:
         """Entries up to `sequence` survive the master."""
@@ -31,10 +37,22 @@ class KeptEntries:
             del self._entries[:count]
             self._first = sequence + 1
 
+    def inodes(self) -> frozenset[int]:
+        """Inodes that the entries change. Raises DecodeError."""
+        found: set[int] = set()
+        for payload in self._entries:
+            for event in event_pb2.LogEntry.FromString(payload).events:
+                kind = event.WhichOneof("kind")
+                if kind is not None:
+                    fields = getattr(event, kind).ListFields()
+                    found.update(value for field, value in fields if field.name in _INODE_FIELDS)
+        return frozenset(found)
+
     def all(self) -> list[bytes]:
         """What the next master must be handed."""
         return list(self._entries)
 
     def clear(self) -> None:
-        """They are settled, or lost."""
+        """They are settled, or lost; another mastership's come next, whose numbers begin anew."""
         self._entries.clear()
+        self._first = 1

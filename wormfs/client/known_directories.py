@@ -24,24 +24,30 @@ from wormfs.rpc.v1 import types_pb2
 
 KEPT_MAX = 1024
 """Directories of each kind."""
-NAMES_MAX = 1 << 18
-"""Of all directories together; some 20 MiB."""
+NAMES_MAX_BYTES = 32 << 20
+"""Of all directories together, as Python keeps them."""
+_NAME_BYTES = 100  # a bytes object, and its place in a set that is never less than a quarter full
+_SMALL_NAMES = 64
 
 
 @dataclass(slots=True)
 class _Names:
     until_s: float
     names: set[bytes] = field(default_factory=set)
+    bytes: int = 0
+    most: int = 0  # names there were since `names` was made: a set never shrinks
 
 
 class KnownDirectories:
     """See the module. Times are in seconds of `clock_s`."""
 
-    def __init__(self, clock_s: Callable[[], float]) -> None:
+    def __init__(self, clock_s: Callable[[], float], *, names: bool) -> None:
+        """`names`: whether they are kept; only where changes in a directory come one after the other."""
         self._clock_s = clock_s
+        self._keeps_names = names
         self._attributes: OrderedDict[int, tuple[types_pb2.Attributes, float]] = OrderedDict()  # until when
         self._names: OrderedDict[int, _Names] = OrderedDict()
-        self._name_count = 0
+        self._name_bytes = 0
         self._busy: dict[int, list[int]] = {}  # directory -> requests under way, requests since it was idle
 
     # --- asking -------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ class KnownDirectories:
         """No lease can be trusted."""
         self.drop_all_attributes()
         self._names.clear()
-        self._name_count = 0
+        self._name_bytes = 0
 
     # --- what Change and Listing do -----------------------------------------------------------
 
@@ -129,9 +135,11 @@ class KnownDirectories:
 
     def _keep_names(self, inode: int, names: Iterable[bytes], trusted_s: float) -> None:
         self._drop_names(inode)
-        if trusted_s > 0:
+        if trusted_s > 0 and self._keeps_names:
             known = self._names[inode] = _Names(self._clock_s() + trusted_s, set(names))
-            self._name_count += len(known.names)
+            known.most = len(known.names)
+            known.bytes = sum(len(name) + _NAME_BYTES for name in known.names)
+            self._name_bytes += known.bytes
             self._limit_names()
 
     def _prolong_names(self, inode: int, trusted_s: float) -> None:
@@ -145,23 +153,40 @@ class KnownDirectories:
         known = self._names.get(inode)
         if known is not None and name not in known.names:
             known.names.add(name)
-            self._name_count += 1
+            known.most = max(known.most, len(known.names))
+            self._count(known, len(name) + _NAME_BYTES)
             self._limit_names()
 
     def _remove_name(self, inode: int, name: bytes) -> None:
         known = self._names.get(inode)
         if known is not None and name in known.names:
             known.names.remove(name)
-            self._name_count -= 1
+            self._count(known, -len(name) - _NAME_BYTES)
+            if known.most > max(_SMALL_NAMES, 4 * len(known.names)):
+                known.names = set(known.names)
+                known.most = len(known.names)
 
     def _drop_names(self, inode: int) -> None:
         known = self._names.pop(inode, None)
         if known is not None:
-            self._name_count -= len(known.names)
+            self._name_bytes -= known.bytes
+
+    def _count(self, known: _Names, size_bytes: int) -> None:
+        known.bytes += size_bytes
+        self._name_bytes += size_bytes
 
     def _limit_names(self) -> None:
-        while len(self._names) > KEPT_MAX or self._name_count > NAMES_MAX:
-            self._name_count -= len(self._names.popitem(last=False)[1].names)
+        """Drop those that were not used for long: some that are over, all that are too many."""
+        oldest = next(iter(self._names.values()))
+        while (
+            len(self._names) > KEPT_MAX
+            or self._name_bytes > NAMES_MAX_BYTES
+            or oldest.until_s <= self._clock_s()
+        ):
+            self._name_bytes -= self._names.popitem(last=False)[1].bytes
+            if not self._names:
+                return
+            oldest = next(iter(self._names.values()))
 
 
 class Change:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED_CHANGES = 100_000
 LOST = "changes that a failed master had answered are lost; the log says how many"
+LOST_MAX = 10_000
 MAP_UNTRUSTED_TRIES = 3
 MAP_TRIES = 16
 FLUSH_AGAIN_S = 0.05
@@ -65,10 +66,13 @@ class LeasedStates:
         self._states: dict[int, InodeState] = {}
         self._page_changes: OrderedDict[int, int] = OrderedDict()
         self._closed: list[int] = []
+        self._closing_now = metadata_pb2.CloseFilesRequest()
+        self._closes = 0
         self._closing = trio.Event()
         self._writes = 0
-        self._directories = KnownDirectories(trio.current_time)
+        self._directories = KnownDirectories(trio.current_time, names=kernel.one_change_at_a_time)
         self._lost = False  # changes answered were lost, and no sync of all files has told yet
+        self._lost_of: set[int] = set()  # inodes of such changes, until an fsync of each has told
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
         self._recalls_ended = 0
@@ -81,13 +85,15 @@ class LeasedStates:
         self._stripe_writer = StripeWriter(self.peers, self.session, pool, options)
         self._writer = FileWriter(self._stripe_writer, self._reader, self.session, pool, nursery, options)
 
-    def _entry(self, attributes: types_pb2.Attributes, pushes_seen: int) -> Entry:
+    def _entry(self, attributes: types_pb2.Attributes, pushes_seen: int, *directories: int) -> Entry:
+        """What a reply says of an inode, and of its name in these directories."""
+        cache_s = self.session.cacheable_s(pushes_seen, attributes.inode, *directories)
         state = self._states.get(attributes.inode)
         if state is None:
-            return Entry(attributes, self.session.cacheable_s(pushes_seen))
+            return Entry(attributes, cache_s)
         if attributes.change >= state.attributes.change:
             state.adopt_attributes(attributes)
-        return Entry(state.local_attributes(), self.session.cacheable_s(pushes_seen))
+        return Entry(state.local_attributes(), cache_s)
 
     def _trusted(self, state: InodeState) -> bool:
         return state.fresh and self.session.lease_left_s() > 0
@@ -106,7 +112,7 @@ class LeasedStates:
         state.adopt_attributes(message.attributes)
         if not _same_stripes(state, message):
             state.adopt_map(message)
-        state.fresh = self.session.cacheable_s(reply.pushes_seen) > 0
+        state.fresh = self.session.cacheable_s(reply.pushes_seen, state.inode) > 0
         state.attributes_stale = False
 
     async def _ensure_map(self, state: InodeState, index: int) -> None:
@@ -241,7 +247,9 @@ class LeasedStates:
     # --- what the session asks ---
 
     def open_inodes(self) -> list[int]:
-        """As SessionOwner."""
+        """As SessionOwner. What was closed before is told by that, and by nothing else any more."""
+        self._closed.clear()
+        del self._closing_now.inodes[:]
         return [inode for inode, state in self._states.items() for _ in range(state.open_count)]
 
     def write_leases(self) -> list[int]:
@@ -332,9 +340,12 @@ class LeasedStates:
         """As SessionOwner: no lease can be trusted; pages of open files must be read again."""
         self._distrust(frozenset())
 
-    def on_lost(self) -> None:
+    def on_lost(self, inodes: frozenset[int]) -> None:
         """As SessionOwner."""
         self._lost = True
+        self._lost_of |= inodes
+        if len(self._lost_of) > LOST_MAX:
+            self._lost_of = set(inodes)
         self._page_changes.clear()
         for state in self._states.values():
             state.lost = DataLossError(f"inode {state.inode}: {LOST}")

@@ -78,12 +78,19 @@ class OpenFiles(LeasedStates):
             await self._closing.wait()
             await trio.sleep(CLOSE_LINGER_S)
             self._closing = trio.Event()
-            inodes, self._closed = self._closed, []
-            request = metadata_pb2.CloseFilesRequest(session_id=self.session.session_id, inodes=inodes)
+            self._closes += 1
+            request = self._closing_now = metadata_pb2.CloseFilesRequest(
+                session_id=self.session.session_id, inodes=self._closed, number=self._closes
+            )
+            self._closed = []
             try:
                 await self.session.query(methods.METADATA_CLOSE_FILES, request)
-            except WormError as error:  # a session that ended has no open files either
-                log.warning("%d closed files were not reported: %s", len(inodes), error.message)
+            except WormError as error:
+                log.warning("%d closed files were not reported: %s", len(request.inodes), error.message)
+            if request.session_id != self.session.session_id:  # the new one was told that they are open
+                self._closed[:0] = request.inodes
+                self._closing.set()
+            self._closing_now = metadata_pb2.CloseFilesRequest()
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -220,18 +227,36 @@ class OpenFiles(LeasedStates):
         handle.state.append_rest.end(handle)
         await self._commit_dirty(handle.state)
         await self._sync()
+        lost = handle.inode in self._lost_of
+        self._lost_of.discard(handle.inode)
         _tell_lost(handle.state)
+        if lost:
+            raise DataLossError(f"inode {handle.inode}: {LOST}")
+
+    async def fsync_directory(self, inode: int) -> None:
+        """Make every change of names answered so far, and what was written, durable.
+
+        DataLossError: changes in this directory, or all those that no sync has told of yet, are lost.
+        """
+        await self._flush_all()
+        await self._sync()
+        if inode in self._lost_of:
+            self._lost_of.discard(inode)
+            raise DataLossError(f"inode {inode}: {LOST}")
 
     async def sync(self) -> None:
         """Make everything written and answered so far durable."""
-        for state in list(self._states.values()):
-            if state.has_dirty:
-                async with locked_for_writing(state):
-                    await self._flush(state)
+        await self._flush_all()
         await self._sync()
         if self._lost:
             self._lost = False
             raise DataLossError(LOST)
+
+    async def _flush_all(self) -> None:
+        for state in list(self._states.values()):
+            if state.has_dirty:
+                async with locked_for_writing(state):
+                    await self._flush(state)
 
     async def _sync(self) -> None:
         request = metadata_pb2.SyncRequest(session_id=self.session.session_id)

@@ -8,11 +8,13 @@ soon as another node turns out to be master, or the master to be reached anew (l
 
 import logging
 import random
+from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import trio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from wormfs.client.kept_entries import KeptEntries
 from wormfs.client.link_watch import LinkWatch
@@ -48,6 +50,8 @@ RESUME_S = 3.0
 """One attempt to resume: nothing but the log in etcd can hold its answer back."""
 RETRY_PAUSE_MAX_S = 0.2
 """Between attempts while there is no master: about a tenth of what an election takes."""
+RECALLED_MAX = 100_000
+"""Inodes whose last recall is remembered; what was asked before older ones is not cached."""
 
 
 class SessionOwner(Protocol):
@@ -79,8 +83,8 @@ class SessionOwner(Protocol):
     def on_lapse(self) -> None:
         """The leases may have run out unseen: nothing cached may be served any more."""
 
-    def on_lost(self) -> None:
-        """Changes answered early are lost: what is cached tells of them, and the next sync must fail."""
+    def on_lost(self, inodes: frozenset[int]) -> None:
+        """Changes of these inodes, answered early, are lost: caches tell of them, and syncs must fail."""
 
     def on_resumed(self, write_leases: frozenset[int]) -> None:
         """Connected again; the master may have restarted: only these write leases are sure."""
@@ -92,13 +96,7 @@ class _Link:
 
     connection: StreamConnection
     incarnation: int
-
-
-def _as_fresh(reply: CallReply[Rep], sent_s: float) -> CallReply[Rep]:
-    """Mark a reply as not cacheable when what it grants may be older than the lease's margin."""
-    if trio.current_time() - sent_s > LEASE_MARGIN_S:
-        reply.pushes_seen = -1
-    return reply
+    pushes_before: int  # on connections before this one: pushes are numbered through
 
 
 class Session:
@@ -126,6 +124,9 @@ class Session:
         self._operation = 0
         self._outstanding: dict[int, None] = {}
         self._kept = KeptEntries()
+        self._pushes = 0  # the number of the last one
+        self._recalled: OrderedDict[int, int] = OrderedDict()  # inode -> number of its last recall
+        self._recalled_before = 0  # recalls up to this number may not be in `_recalled`
         self.cluster_id = ""
 
     @property
@@ -141,11 +142,13 @@ class Session:
         self._handed_until_s = self._valid_until_s
         return left_s
 
-    def cacheable_s(self, pushes_seen: int) -> float:
-        """How long a reply's attributes may be cached: 0 when a recall overtook the reply."""
-        link = self._link
-        if link is None or pushes_seen != link.connection.pushes_seen:
+    def cacheable_s(self, pushes_seen: int, *inodes: int) -> float:
+        """How long what a reply says of these inodes may be cached: 0 when one was recalled behind it."""
+        if pushes_seen < self._recalled_before:
             return 0.0
+        for inode in inodes:
+            if self._recalled.get(inode, 0) > pushes_seen:
+                return 0.0
         return self.lease_left_s()
 
     # --- calls -------------------------------------------------------------------------
@@ -238,18 +241,20 @@ class Session:
         except UnavailableError:
             raise
         except WormError:
-            self._check_kept(link, request)
+            self._check_kept(link)
             raise
         finally:
             self._watch.end(begun)
-        self._check_kept(link, request)
-        if remembered:
-            reply.pushes_seen = -1  # others may have changed since what it tells of
-        return _as_fresh(reply, sent_s)
+        self._check_kept(link)
+        if remembered or trio.current_time() - sent_s > LEASE_MARGIN_S:
+            reply.pushes_seen = -1  # others may have changed since what it tells of; its leases are over
+        else:
+            reply.pushes_seen += link.pushes_before
+        return reply
 
-    def _check_kept(self, link: _Link, request: Message) -> None:
+    def _check_kept(self, link: _Link) -> None:
         """Take no answer that came after its connection was given up: entries pushed ahead were not kept."""
-        if self._link is not link and hasattr(request, "caller"):
+        if self._link is not link:
             raise UnavailableError(f"{link.connection.address}: the connection was given up meanwhile")
 
     # --- the connection ------------------------------------------------------------------
@@ -257,6 +262,7 @@ class Session:
     def _unlink(self, link: _Link | None) -> None:
         if link is not None and self._link is link:
             self._link = None
+            self._recalled_before = self._pushes + 1  # what comes now is not heard of
             link.connection.on_push = None  # what the next master was told is final
             link.connection.close()
 
@@ -271,14 +277,17 @@ class Session:
 
     async def _dial(self) -> _Link:
         connection = self._watch.take_found() or await self._peers.reach_master()
-        connection.on_push = self._on_push
+        self._pushes += 1
+        pushes_before = self._recalled_before = self._pushes
+        self._recalled.clear()
+        connection.on_push = partial(self._on_push, connection, pushes_before)
         try:
-            return await self._introduce(connection)
+            return await self._introduce(connection, pushes_before)
         except BaseException:
             connection.close()
             raise
 
-    async def _introduce(self, connection: StreamConnection) -> _Link:
+    async def _introduce(self, connection: StreamConnection, pushes_before: int) -> _Link:
         request = metadata_pb2.OpenSessionRequest(
             session_id=self._session_id,
             label=self._label,
@@ -298,7 +307,7 @@ class Session:
                 "%d changes answered by a master that failed are lost: others had been served without them",
                 len(self._kept),
             )
-            self._owner.on_lost()
+            self._owner.on_lost(self._lost_inodes())
         self._kept.clear()
         kept = bool(self._session_id) and reply.resumed and reply.session_id == self._session_id
         if kept:
@@ -312,8 +321,15 @@ class Session:
         self.cluster_id = reply.cluster_id
         self._lease_s = reply.lease_ms / 1000
         self._extend_lease(sent_s)
-        self._link = _Link(connection, self._incarnation)
+        self._link = _Link(connection, self._incarnation, pushes_before)
         return self._link
+
+    def _lost_inodes(self) -> frozenset[int]:
+        try:
+            return self._kept.inodes()
+        except DecodeError:  # a newer program's, or damaged: perhaps that is why they are lost
+            log.warning("what the lost changes changed cannot be told")
+            return frozenset()
 
     def _extend_lease(self, sent_s: float) -> None:
         self._valid_until_s = sent_s + self._lease_s - LEASE_MARGIN_S
@@ -327,11 +343,21 @@ class Session:
 
     # --- leases --------------------------------------------------------------------------
 
-    def _on_push(self, message: Message) -> None:
+    def _on_push(self, connection: StreamConnection, pushes_before: int, message: Message) -> None:
         if isinstance(message, metadata_pb2.KeepEntries):
-            self._kept.settle(message.settled_sequence)
-            self._kept.keep(message.first_sequence, message.entries)
+            if not self._kept.keep(message.settled_sequence, message.first_sequence, message.entries):
+                log.error("the master's entries to keep have a gap: its connection is given up")
+                link = self._link
+                if link is not None and link.connection is connection:
+                    self._unlink(link)
+                else:
+                    connection.close()
         elif isinstance(message, metadata_pb2.Recall):
+            self._pushes = pushes_before + connection.pushes_seen
+            self._recalled[message.inode] = self._pushes
+            self._recalled.move_to_end(message.inode)
+            if len(self._recalled) > RECALLED_MAX:
+                self._recalled_before = self._recalled.popitem(last=False)[1]
             self._owner.on_recall(message)
             self._nursery.start_soon(self._answer_recall, message)
 

@@ -61,7 +61,10 @@ class LeaseTable:
     Its containers may be read by the caller; only methods change them.
     """
 
-    def __init__(self, *, lease_s: float, recall_limit_s: float, keep_s: float = 60.0) -> None:
+    def __init__(
+        self, *, lease_s: float, recall_limit_s: float, keep_s: float = 60.0, first_recall: int = 1
+    ) -> None:
+        """`first_recall`: above all recalls of masterships before, whose answers may still be on their way."""
         self.lease_s = lease_s
         self.recall_limit_s = recall_limit_s
         self.keep_s = keep_s
@@ -71,7 +74,7 @@ class LeaseTable:
         self.recalls_of: dict[int, set[int]] = {}  # inode -> unanswered recall ids
         self.lapsed: set[int] = set()  # sessions that must resume before they are served
         self._grace: dict[int, float] = {}  # session known before a restart -> its caches end
-        self._next_recall = 1
+        self._next_recall = first_recall
 
     # Sessions
 

@@ -196,13 +196,15 @@ class MasterService:
         self._machine = machine
         self._members = members
         self._random = random
-        self.leases = LeaseTable(lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S)
+        first_recall = (machine.epoch << 32) + 1
+        self.leases = LeaseTable(lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S, first_recall=first_recall)
         # Sessions that may be answered early: the last entry pushed to each on its connection.
         self._kept: dict[int, int] = {}
         self._connections: dict[int, ServerConnection] = {}  # by session; gRPC callers have none, and 0
         self._confirmed = False  # see register()
         self._served = False  # somebody was told, or changed, what a session's kept entries may change
         self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
+        self._closes: dict[int, int] = {}  # by session: number of the last CloseFiles
         self._gates = _Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
         # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
@@ -257,7 +259,6 @@ class MasterService:
             return False
         entries = self._machine.unsettled(kept_sequence)
         if entries:
-            self._kept[session] = entries[-1].sequence
             try:
                 connection.push(
                     metadata_pb2.KeepEntries(
@@ -267,8 +268,11 @@ class MasterService:
                     ),
                     now=False,
                 )
-            except UnavailableError:
-                return False  # nor does the answer reach it on this connection
+            except (
+                UnavailableError
+            ):  # it does not read: the answer waits, and they are pushed with a later one
+                return False
+            self._kept[session] = entries[-1].sequence
         return True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -573,16 +577,22 @@ class MasterService:
         )
 
     async def _sync(
-        self, _: RequestContext, __: metadata_pb2.SyncRequest, ___: DataBuffer | None
+        self, context: RequestContext, request: metadata_pb2.SyncRequest, _: DataBuffer | None
     ) -> types_pb2.Empty:
+        if request.session_id:
+            # What was answered early by a mastership before must be here before anybody is told it is safe.
+            self._check_session(request.session_id, context.connection)
         await self._machine.wait_durable(self._machine.sequence)
         return types_pb2.Empty()
 
     async def _close_files(
         self, context: RequestContext, request: metadata_pb2.CloseFilesRequest, _: DataBuffer | None
     ) -> types_pb2.Empty:
-        self._check_own(context, request.session_id)
-        self.leases.closed(request.session_id, request.inodes)
+        session = request.session_id
+        self._check_own(context, session)
+        if session in self._done and request.number > self._closes.get(session, 0):
+            self._closes[session] = request.number
+            self.leases.closed(session, request.inodes)
         return types_pb2.Empty()
 
     async def replace_stripe(self, request: metadata_pb2.ReplaceStripeRequest) -> bool:
@@ -678,7 +688,7 @@ class MasterService:
 
     def _check_own(self, context: RequestContext, session: int) -> None:
         """As check_connection, for what may be said of a session that is gone, too."""
-        if session in self._connections:
+        if session in self.leases.sessions:
             check_connection(self._connections, session, context.connection)
 
     def _end_session(self, session: int) -> None:
@@ -686,6 +696,7 @@ class MasterService:
         self._connections.pop(session, None)
         self._kept.pop(session, None)
         self._done.pop(session, None)
+        self._closes.pop(session, None)
         try:
             self._machine.close_session(session)
         except WormError as error:

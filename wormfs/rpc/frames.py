@@ -6,7 +6,8 @@ A frame is a header of 32 bytes, then the protobuf message, then the raw data::
          0    2  magic "WF"
          2    1  version, 1
          3    1  kind, see Kind
-         4    4  method: Method.number of a request, number of the message of a push, else 0
+         4    4  method: Method.number of a request, number of the message of a push; of a reply or an
+                 error 1 (HELD_BACK) when its handler waited, else 0
          8    8  request id: chosen by the client, counts up; 0 for a push
         16    4  timeout of a request in milliseconds
         20    4  length of the message
@@ -55,6 +56,8 @@ KIND_REPLY = int(Kind.REPLY)
 KIND_ERROR = int(Kind.ERROR)
 KIND_PUSH = int(Kind.PUSH)
 KIND_CANCEL = int(Kind.CANCEL)
+HELD_BACK = 1
+"""A reply that may tell of what was before pushes that arrive ahead of it."""
 _WITH_DATA = (KIND_REQUEST, KIND_REPLY)
 
 

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from wormfs.core.errors import DeadlineError, ProtocolError, UnavailableError, WormError
 from wormfs.rpc.errors_wire import from_reply
 from wormfs.rpc.frames import (
+    HELD_BACK,
     KIND_CANCEL,
     KIND_ERROR,
     KIND_PUSH,
@@ -44,22 +45,41 @@ class CallReply(Generic[Reply]):
 
     message: Reply
     data_bytes: int  # raw data received into `into`
-    pushes_seen: int  # pushes received on this connection before this reply
+    pushes_seen: int
+    """Pushes received on this connection that what the reply says is surely later than.
+
+    Those before the reply; if it was held back, those before its request.
+    """
 
 
 class _Call:
     """A call that waits for its reply."""
 
-    __slots__ = ("deadline", "method", "outgoing", "reply_class", "sink", "task", "timeout_s")
+    __slots__ = (
+        "deadline",
+        "method",
+        "outgoing",
+        "pushes_seen",
+        "reply_class",
+        "sink",
+        "task",
+        "timeout_s",
+    )
 
     def __init__(
-        self, method: Method[Any, Any], into: Sequence[memoryview], timeout_s: float, deadline: float
+        self,
+        method: Method[Any, Any],
+        into: Sequence[memoryview],
+        timeout_s: float,
+        deadline: float,
+        pushes_seen: int,
     ) -> None:
         self.method = method.name
         self.reply_class: type[Message] = method.reply
         self.sink = DataSink(into) if into else None
         self.timeout_s = timeout_s
         self.deadline = deadline
+        self.pushes_seen = pushes_seen
         self.task = trio.lowlevel.current_task()
         self.outgoing: Outgoing | None = None
 
@@ -113,7 +133,7 @@ class StreamConnection:
             request.SerializeToString(),
             sum(memoryview(buffer).nbytes for buffer in data) if data else 0,
         )
-        call = _Call(method, into, timeout_s, trio.current_time() + timeout_s)
+        call = _Call(method, into, timeout_s, trio.current_time() + timeout_s, self.pushes_seen)
         try:
             if data:
                 call.outgoing = self._link.send_data(frame, data)
@@ -235,6 +255,8 @@ class StreamConnection:
             lost = ProtocolError(f"{call.method}: the reply cannot be parsed")
             trio.lowlevel.reschedule(call.task, outcome.Error(lost))
             raise lost from error
+        if frame.header.method == HELD_BACK:
+            pushes_seen = call.pushes_seen
         reply: CallReply[Message] = CallReply(message, data_bytes, pushes_seen)
         trio.lowlevel.reschedule(call.task, outcome.Value(reply))
 

@@ -18,7 +18,16 @@ from google.protobuf.message import DecodeError, Message
 
 from wormfs.core.errors import InvalidError, ProtocolError, UnavailableError, WormError
 from wormfs.rpc.errors_wire import to_reply
-from wormfs.rpc.frames import KIND_CANCEL, KIND_ERROR, KIND_PUSH, KIND_REPLY, KIND_REQUEST, Buffer, pack_frame
+from wormfs.rpc.frames import (
+    HELD_BACK,
+    KIND_CANCEL,
+    KIND_ERROR,
+    KIND_PUSH,
+    KIND_REPLY,
+    KIND_REQUEST,
+    Buffer,
+    pack_frame,
+)
 from wormfs.rpc.link import DataSink, Frame, FrameLink
 from wormfs.rpc.methods import number_of
 from wormfs.rpc.registry import (
@@ -57,19 +66,19 @@ class _Reply:
 
     __slots__ = ("data", "data_bytes", "frame", "release")
 
-    def __init__(self, request_id: int, answer: Message | Answer[Message]) -> None:
+    def __init__(self, request_id: int, answer: Message | Answer[Message], held_back: int) -> None:
         if not isinstance(answer, Answer):
             self.data: Sequence[Buffer] = ()
             self.data_bytes = 0
             self.release: Callable[[], None] | None = None
-            self.frame = pack_frame(KIND_REPLY, 0, request_id, 0, answer.SerializeToString(), 0)
+            self.frame = pack_frame(KIND_REPLY, held_back, request_id, 0, answer.SerializeToString(), 0)
             return
         self.data = answer.data
         self.release = answer.release
         try:
             self.data_bytes = sum(memoryview(buffer).nbytes for buffer in answer.data)
             message = answer.message.SerializeToString()
-            self.frame = pack_frame(KIND_REPLY, 0, request_id, 0, message, self.data_bytes)
+            self.frame = pack_frame(KIND_REPLY, held_back, request_id, 0, message, self.data_bytes)
         except BaseException:
             if answer.release is not None:
                 answer.release()
@@ -232,7 +241,7 @@ class ServerConnection:
         try:
             coroutine = entry.handler(self._context, request, buffer)
             answer = await self._drive(coroutine, request_id, scope, timeout_ms)
-            reply = _Reply(request_id, answer)
+            reply = _Reply(request_id, answer, HELD_BACK if request_id in self._in_flight else 0)
         except Exception as error:
             reply = reported(error, entry.method.name, self.peer)
         finally:

@@ -238,8 +238,8 @@ class SimClient:
         if link.closed.is_set():
             return
         if isinstance(message, metadata_pb2.KeepEntries):
-            self._kept.settle(message.settled_sequence)
-            self._kept.keep(message.first_sequence, message.entries)
+            if not self._kept.keep(message.settled_sequence, message.first_sequence, message.entries):
+                self._problems.append(f"{self.alias} is to keep entries with a gap")
             self.early_count += len(message.entries)
         elif isinstance(message, metadata_pb2.Recall):
             # It caches nothing; should the answer be lost, the recall is told again at the next resume.

@@ -36,6 +36,7 @@ class Masters:
         self._serving: trio.CancelScope | None = None
         self._ended = trio.Event()
         self.master = 0
+        self.service: MasterService  # of the mastership now
         self.version = 0
         self._cut_off: dict[int, trio.Event] = {}
         self.lost = trio.Event()  # an answer was lost
@@ -99,6 +100,7 @@ class Masters:
         master = MasterService(
             machine, Members(machine, silent_after_s=3.0), lease_s=LEASE_S, random=Random(1)
         )
+        self.service = master
         made = Registry()
         master.register(made)
         role = Registry()
@@ -154,11 +156,33 @@ class Masters:
 class Kernel(NoKernelCache):
     """Tells when something was taken from it."""
 
+    one_change_at_a_time = True
+
     def __init__(self) -> None:
         self.invalidated = trio.Event()
+        self._held: dict[int, tuple[trio.Event, trio.Event]] = {}
 
     async def invalidate_inode(self, inode: int, data: bool) -> None:
         self.invalidated.set()
+        await self._wait(inode)
+
+    async def invalidate_entry(self, parent: int, name: bytes) -> None:
+        await self._wait(parent)
+
+    async def _wait(self, inode: int) -> None:
+        if inode in self._held:
+            asked, gone_on = self._held[inode]
+            asked.set()
+            await gone_on.wait()
+
+    def hold(self, inode: int) -> trio.Event:
+        """Take nothing of this inode back until `go_on`; answers what is set when that is asked for."""
+        self._held[inode] = (trio.Event(), trio.Event())
+        return self._held[inode][0]
+
+    def go_on(self, inode: int) -> None:
+        """Take back what was asked for."""
+        self._held.pop(inode)[1].set()
 
 
 @dataclass

@@ -172,7 +172,7 @@ async def test_what_was_lost_is_told_once_and_shown_no_more(tmp_path: Path) -> N
         await one.fs.fsync(handle)
         handle.state.attributes.change += 1000  # as a master told that is gone with what it had ordered
         handle.state.attributes.size_bytes = handle.state.size_bytes = 999
-        one.fs.on_lost()
+        one.fs.on_lost(frozenset())
         assert (await one.fs.getattr(handle.inode)).attributes.size_bytes == 3
         with pytest.raises(DataLossError, match="lost"):
             await one.fs.fsync(handle)
@@ -181,3 +181,46 @@ async def test_what_was_lost_is_told_once_and_shown_no_more(tmp_path: Path) -> N
             await one.fs.sync()
         await one.fs.sync()
         assert bytes(await one.fs.read(handle, 0, 1000)) == b"one"
+
+
+async def test_every_fsync_of_what_lost_changes_touched_tells(tmp_path: Path) -> None:
+    """Of a file opened since, and of each directory; others know nothing of it."""
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await appended(one, b"f", b"one")
+        other = await appended(one, b"g", b"two")
+        await one.fs.flush(handle)
+        await one.fs.fsync(other)
+        await one.fs.release(handle)
+        await one.fs.release(other)
+        folders = [
+            (await one.fs.make_node(ROOT_INODE, name, 0o40755, 0, 0)).attributes.inode
+            for name in (b"d", b"e")
+        ]
+        one.fs.on_lost(frozenset((handle.inode, *folders)))
+        again = [await one.fs.open(each.inode, os.O_RDWR) for each in (handle, other)]
+        with pytest.raises(DataLossError, match="lost"):
+            await one.fs.fsync(again[0])
+        for folder in folders:
+            with pytest.raises(DataLossError, match="lost"):
+                await one.fs.fsync_directory(folder)
+        for each in again:
+            await one.fs.fsync(each)
+        for folder in (*folders, ROOT_INODE):
+            await one.fs.fsync_directory(folder)
+        with pytest.raises(DataLossError, match="lost"):
+            await one.fs.sync()
+
+
+async def test_nothing_is_safe_at_a_master_that_was_not_handed_what_is_kept(tmp_path: Path) -> None:
+    """The same node leads again, on the same connections: the session must be there before its fsync is."""
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await appended(one, b"f", b"one")
+        await one.fs.flush(handle)
+        before = one.fs.session._link
+        await made.lead(0)
+        assert one.fs.session._link is before
+        assert before is not None
+        assert not before.connection.closed.is_set()
+        await one.fs.fsync(handle)
+        assert one.fs.session._link is not before
+        assert made.service.leases.sessions[one.fs.session.session_id].resumed

@@ -5,13 +5,13 @@ from wormfs.client.kept_entries import KeptEntries
 
 def kept(first: int, count: int) -> KeptEntries:
     made = KeptEntries()
-    made.keep(first, [b"%d" % number for number in range(first, first + count)])
+    made.keep(first - 1, first, [b"%d" % number for number in range(first, first + count)])
     return made
 
 
 def test_entries_are_kept_in_order_and_dropped_when_settled() -> None:
     made = kept(5, 3)
-    made.keep(8, [b"8"])
+    assert made.keep(4, 8, [b"8"])
     assert made.all() == [b"5", b"6", b"7", b"8"]
     made.settle(6)
     assert made.all() == [b"7", b"8"]
@@ -22,21 +22,30 @@ def test_entries_are_kept_in_order_and_dropped_when_settled() -> None:
     assert len(made) == 0
 
 
-def test_what_lies_before_a_gap_is_settled() -> None:
+def test_what_is_settled_may_be_missing() -> None:
     made = kept(5, 3)
-    made.keep(10, [b"10"])
+    assert made.keep(9, 10, [b"10"])
     assert made.all() == [b"10"]
+
+
+def test_a_gap_of_what_is_not_settled_is_told() -> None:
+    made = kept(5, 3)
+    assert not made.keep(8, 10, [b"10"])
+    assert not KeptEntries().keep(8, 10, [b"10"])
+    made = kept(5, 3)
+    made.clear()
+    assert made.keep(1, 2, [b"another mastership's"])
 
 
 def test_entries_pushed_twice_are_kept_once() -> None:
     """A resumed connection is told anew of all that is unsettled."""
     made = kept(5, 3)
-    made.keep(6, [b"6", b"7", b"8"])
+    assert made.keep(4, 6, [b"6", b"7", b"8"])
     assert made.all() == [b"5", b"6", b"7", b"8"]
 
 
 def test_a_settled_sequence_beyond_the_last_leaves_room_for_what_comes() -> None:
     made = kept(5, 2)
     made.settle(20)
-    made.keep(21, [b"21"])
+    assert made.keep(20, 21, [b"21"])
     assert made.all() == [b"21"]

@@ -36,7 +36,7 @@ def known(kept: KnownDirectories) -> int | None:
 
 def test_a_reply_is_kept_as_long_as_it_is_trusted() -> None:
     clock = Clock()
-    kept = KnownDirectories(clock)
+    kept = KnownDirectories(clock, names=True)
     assert known(kept) is None
     changed(kept, 10)
     clock.now_s += 3
@@ -48,14 +48,14 @@ def test_a_reply_is_kept_as_long_as_it_is_trusted() -> None:
 
 
 def test_what_cannot_be_trusted_is_not_kept() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     changed(kept, 10)
     changed(kept, 11, trusted_s=0.0)
     assert known(kept) is None
 
 
 def test_a_change_no_reply_told_drops_what_was_known() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     changed(kept, 10)
     with kept.change(7):
         assert known(kept) == 10  # it has not been answered yet
@@ -70,7 +70,7 @@ def test_a_change_no_reply_told_drops_what_was_known() -> None:
 
 def test_changes_side_by_side_leave_nothing() -> None:
     """Their answers may be handled in another order than the master gave them."""
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     with kept.change(7) as first:
         changed(kept, 11)
         assert known(kept) is None
@@ -81,7 +81,7 @@ def test_changes_side_by_side_leave_nothing() -> None:
 
 
 def test_a_change_that_failed_leaves_nothing() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     changed(kept, 10)
     with pytest.raises(KeyError), kept.change(7):
         raise KeyError
@@ -90,7 +90,7 @@ def test_a_change_that_failed_leaves_nothing() -> None:
 
 def test_a_change_elsewhere_that_was_one_here_drops_what_is_told_late() -> None:
     """Directory 7 was moved behind the change in it, and its mover's task came first."""
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     with kept.change(7) as made:
         kept.drop_attributes(7)
         made.told(4.0, attributes(10))
@@ -102,7 +102,7 @@ def test_a_change_elsewhere_that_was_one_here_drops_what_is_told_late() -> None:
 
 
 def test_the_number_kept_is_bounded() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     for inode in range(1, KEPT_MAX + 2):
         with kept.change(inode) as made:
             made.told(4.0, types_pb2.Attributes(inode=inode))
@@ -125,7 +125,7 @@ def add(kept: KnownDirectories, name: bytes, trusted_s: float = 4.0) -> None:
 
 
 def test_what_we_made_has_the_names_we_made() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     assert not kept.lacks(7, b"a")
     made(kept)
     assert kept.lacks(7, b"a")
@@ -140,7 +140,7 @@ def test_what_we_made_has_the_names_we_made() -> None:
 
 
 def test_a_name_may_exist_from_its_request_on_whatever_becomes_of_it() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     made(kept)
     with kept.change(7, adds=b"a"):
         assert not kept.lacks(7, b"a")
@@ -155,7 +155,7 @@ def test_a_name_may_exist_from_its_request_on_whatever_becomes_of_it() -> None:
 
 def test_a_removal_beside_another_change_takes_nothing_out() -> None:
     """Whether the name was made before or after is not known."""
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     made(kept)
     add(kept, b"a")
     with kept.change(7, adds=b"a") as making:
@@ -167,7 +167,7 @@ def test_a_removal_beside_another_change_takes_nothing_out() -> None:
 
 def test_names_are_trusted_as_long_as_the_last_answer_says() -> None:
     clock = Clock()
-    kept = KnownDirectories(clock)
+    kept = KnownDirectories(clock, names=True)
     made(kept, trusted_s=0.0)
     made(kept)
     clock.now_s += 3
@@ -183,7 +183,7 @@ def test_names_are_trusted_as_long_as_the_last_answer_says() -> None:
 
 
 def test_a_listing_tells_all_names() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     with kept.listing(7) as listing:
         listing.told([b"a", b"b"], 4.0)
     assert [kept.lacks(7, name) for name in (b"a", b"b", b"c")] == [False, False, True]
@@ -196,7 +196,7 @@ def test_a_listing_tells_all_names() -> None:
 
 
 def test_a_listing_beside_a_change_or_a_recall_tells_nothing() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     with kept.listing(7) as listing:
         add(kept, b"a")
         listing.told([], 4.0)
@@ -212,7 +212,7 @@ def test_a_listing_beside_a_change_or_a_recall_tells_nothing() -> None:
 
 @pytest.mark.parametrize("how", ["drop", "clear"])
 def test_what_is_recalled_is_not_known(how: str) -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     made(kept)
     with kept.change(7, adds=b"a") as change:
         if how == "drop":
@@ -224,15 +224,15 @@ def test_what_is_recalled_is_not_known(how: str) -> None:
 
 
 def test_a_directory_that_is_changed_already_is_not_known_as_empty() -> None:
-    kept = KnownDirectories(Clock())
+    kept = KnownDirectories(Clock(), names=True)
     with kept.change(7, adds=b"a"):
         kept.made(7, 4.0)
     assert not kept.lacks(7, b"a")
 
 
 def test_the_names_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_directories, "NAMES_MAX", 3)
-    kept = KnownDirectories(Clock())
+    monkeypatch.setattr(known_directories, "NAMES_MAX_BYTES", 3 * 101)
+    kept = KnownDirectories(Clock(), names=True)
     made(kept, 8)
     made(kept, 7)
     for name in (b"a", b"b", b"c", b"a"):
@@ -263,7 +263,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept = KnownDirectories(Clock())
+        self.kept = KnownDirectories(Clock(), names=True)
         self.there: set[bytes] = set()
         self.begun: list[tuple[Change, bytes, bytes]] = []
         self.done: list[tuple[Change, bool]] = []

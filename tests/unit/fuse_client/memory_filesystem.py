@@ -138,6 +138,9 @@ class MemoryFileSystem:
     async def sync(self) -> None:
         self.synced += 1
 
+    async def fsync_directory(self, inode: int) -> None:
+        self.synced += 1
+
     async def readdir(self, inode: int, after: bytes, limit: int) -> DirPage:
         names = self._names(inode)
         wanted = sorted(name for name in names if name > after)

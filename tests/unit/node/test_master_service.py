@@ -316,7 +316,8 @@ async def test_what_is_unlinked_but_open_is_kept_until_closed(tmp_path: Path) ->
         assert served.master.leases.is_open(inode)
         assert served.machine.orphans(0, 10) == [inode]
         await one.call(
-            m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=one.session, inodes=[inode])
+            m.METADATA_CLOSE_FILES,
+            metadata_pb2.CloseFilesRequest(session_id=one.session, inodes=[inode], number=1),
         )
         assert not served.master.leases.is_open(inode)
 
@@ -335,6 +336,7 @@ async def test_a_late_attempt_on_an_old_connection_does_nothing(tmp_path: Path) 
         attempts: tuple[tuple[m.Method[Any, Any], Message], ...] = (
             (m.METADATA_ALLOCATE_STRIPES, request),
             (m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=old.session, inodes=[1])),
+            (m.METADATA_SYNC, metadata_pb2.SyncRequest(session_id=old.session)),
             (m.METADATA_CLOSE_SESSION, metadata_pb2.CloseSessionRequest(session_id=old.session)),
             (m.METADATA_RENEW_SESSION, metadata_pb2.RenewSessionRequest(session_id=old.session)),
             (m.METADATA_RECALL_DONE, metadata_pb2.RecallDoneRequest(session_id=old.session, recall_id=1)),

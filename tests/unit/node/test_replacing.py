@@ -96,7 +96,8 @@ async def test_the_only_session_is_recalled_too(tmp_path: Path) -> None:
         inode = (await mount.create(b"f")).attributes.inode
         old = await write_stripe(mount, inode)
         await mount.call(
-            m.METADATA_CLOSE_FILES, metadata_pb2.CloseFilesRequest(session_id=mount.session, inodes=[inode])
+            m.METADATA_CLOSE_FILES,
+            metadata_pb2.CloseFilesRequest(session_id=mount.session, inodes=[inode], number=1),
         )
         mount.holding = True
         holder = served.machine.open_session("repair")

@@ -233,9 +233,13 @@ async def test_pushes_arrive_in_order_and_before_the_reply(tmp_path: Path) -> No
         running_server(unix_address(tmp_path)) as server,
         open_connection(server.addresses, timeout_s=TIMEOUT_S, on_push=on_push) as connection,
     ):
-        reply = await connection.call(PUSHES, metadata_pb2.SyncRequest(session_id=9), timeout_s=TIMEOUT_S)
-        assert reply.pushes_seen == 9
+        asked = metadata_pb2.SyncRequest(session_id=9)
+        reply = await connection.call(PUSHES, asked, timeout_s=TIMEOUT_S)
         assert got == list(range(9))
+        assert reply.pushes_seen == 0  # held back: what it says may be from before them
+        asked.session_id = 1
+        reply = await connection.call(PUSHES, asked, timeout_s=TIMEOUT_S)
+        assert reply.pushes_seen == 10
 
 
 async def test_lost_connection_fails_all_calls(tmp_path: Path) -> None:

@@ -111,12 +111,14 @@ class OpenFileRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[_types_pb2.Caller, _Mapping]] = ..., inode: _Optional[int] = ..., write: _Optional[bool] = ..., truncate: _Optional[bool] = ...) -> None: ...
 
 class CloseFilesRequest(_message.Message):
-    __slots__ = ("session_id", "inodes")
+    __slots__ = ("session_id", "inodes", "number")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INODES_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     inodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[int] = ..., inodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    number: int
+    def __init__(self, session_id: _Optional[int] = ..., inodes: _Optional[_Iterable[int]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class GetFileMapRequest(_message.Message):
     __slots__ = ("caller", "inode", "first_index", "count")
