@@ -1,18 +1,23 @@
 """What the Cluster service answers when the mastership ends; over a real machine above a real etcd."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.etcd_members import EtcdMembers
 from tests.unit.metadata.test_etcd_log import Node
 from tests.unit.node.serving import join
 from wormfs.core.errors import NotFoundError, NotMasterError
+from wormfs.metadata.election import Mastership
 from wormfs.metadata.etcd_keys import EtcdKeys
+from wormfs.metadata.machine import Machine
 from wormfs.node.cluster_service import ClusterService
 from wormfs.node.health import Health
 from wormfs.node.links import NodeLinks
@@ -22,7 +27,7 @@ from wormfs.node.repair import Repair
 from wormfs.rpc import methods as m
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import EtcdOptions
-from wormfs.rpc.registry import Registry
+from wormfs.rpc.registry import Registry, RequestContext
 from wormfs.rpc.stream_client import open_connection
 from wormfs.rpc.stream_server import serve_streams
 from wormfs.rpc.v1 import cluster_pb2 as pb
@@ -43,9 +48,21 @@ async def client(members: EtcdMembers) -> AsyncIterator[EtcdClient]:
         yield made
 
 
-async def test_who_is_master_no_more_says_so_to_everything(tmp_path: Path, client: EtcdClient) -> None:
-    """Answers and errors alike: what they tell may have been taken back, and the next one is to be asked."""
-    node = Node(tmp_path / "node-1", client, EtcdKeys("deposed"))
+@dataclass
+class Deposable:
+    """A Cluster service whose mastership the test may end; `registry` serves it at `address`."""
+
+    machine: Machine
+    mastership: Mastership
+    registry: Registry
+    address: str
+    node: int
+    master: MasterService
+
+
+@asynccontextmanager
+async def deposable(folder: Path, client: EtcdClient, keys: EtcdKeys) -> AsyncIterator[Deposable]:
+    node = Node(folder / "node-1", client, keys)
     mastership = await node.campaign()
     assert mastership is not None
     async with trio.open_nursery() as nursery:
@@ -71,37 +88,79 @@ async def test_who_is_master_no_more_says_so_to_everything(tmp_path: Path, clien
             registry = Registry()
             service.register(registry)
             nursery.start_soon(health.run)
-            address = (await nursery.start(serve_streams, registry, [f"unix:{tmp_path}/s"]))[0]
-            policy = types_pb2.Policy(k=2, m=1, chunk_size_bytes=1 << 20, codec=types_pb2.CODEC_ZFEC)
-            beat = pb.HeartbeatRequest(cluster_id=machine.cluster_id, node=number)
-            again = pb.RegisterNodeRequest(
-                cluster_id=machine.cluster_id,
-                node=pb.NodeInfo(number=number, name="node-1", addresses=["x:1"]),
-                disks=[pb.DiskInfo(uuid="disk", path="/disk", state=pb.DISK_STATE_ONLINE)],
-            )
-            asked: list[tuple[m.Method[Any, Any], Any]] = [
-                (m.CLUSTER_GET_CLUSTER_MAP, pb.GetClusterMapRequest()),
-                (m.CLUSTER_HEARTBEAT, beat),
-                (m.CLUSTER_REGISTER_NODE, again),
-                (m.CLUSTER_GET_POLICY, pb.GetPolicyRequest()),
-                (m.CLUSTER_SET_POLICY, pb.SetPolicyRequest(policy=policy)),
-                (m.CLUSTER_GET_STATUS, pb.GetStatusRequest()),
-            ]
-            failing: list[tuple[m.Method[Any, Any], Any]] = [
-                (m.CLUSTER_LOCATE, pb.LocateRequest(path=b"/nothing")),
-                (m.CLUSTER_FORGET_DISK, pb.ForgetDiskRequest(disk=77)),
-            ]
+            address = (await nursery.start(serve_streams, registry, [f"unix:{folder}/s"]))[0]
             nursery.start_soon(mastership.keep)
-            async with open_connection([address], timeout_s=5) as connection:
-                for method, request in asked:
-                    await connection.call(method, request, timeout_s=10)
-                for method, request in failing:
-                    with pytest.raises(NotFoundError):
-                        await connection.call(method, request, timeout_s=10)
-                mastership.end("the test says so")
-                for method, request in asked + failing:
-                    with pytest.raises(NotMasterError, match="the test says so"):
-                        await connection.call(method, request, timeout_s=10)
+            yield Deposable(machine, mastership, registry, address, number, master)
         await mastership.resign()
         nursery.cancel_scope.cancel()
     node.replica.close()
+
+
+async def test_who_is_master_no_more_says_so_to_everything(tmp_path: Path, client: EtcdClient) -> None:
+    """Answers and errors alike: what they tell may have been taken back, and the next one is to be asked."""
+    async with deposable(tmp_path, client, EtcdKeys("deposed")) as served:
+        machine = served.machine
+        policy = types_pb2.Policy(k=2, m=1, chunk_size_bytes=1 << 20, codec=types_pb2.CODEC_ZFEC)
+        beat = pb.HeartbeatRequest(cluster_id=machine.cluster_id, node=served.node)
+        again = pb.RegisterNodeRequest(
+            cluster_id=machine.cluster_id,
+            node=pb.NodeInfo(number=served.node, name="node-1", addresses=["x:1"]),
+            disks=[pb.DiskInfo(uuid="disk", path="/disk", state=pb.DISK_STATE_ONLINE)],
+        )
+        asked: list[tuple[m.Method[Any, Any], Any]] = [
+            (m.CLUSTER_GET_CLUSTER_MAP, pb.GetClusterMapRequest()),
+            (m.CLUSTER_HEARTBEAT, beat),
+            (m.CLUSTER_REGISTER_NODE, again),
+            (m.CLUSTER_GET_POLICY, pb.GetPolicyRequest()),
+            (m.CLUSTER_SET_POLICY, pb.SetPolicyRequest(policy=policy)),
+            (m.CLUSTER_GET_STATUS, pb.GetStatusRequest()),
+        ]
+        failing: list[tuple[m.Method[Any, Any], Any]] = [
+            (m.CLUSTER_LOCATE, pb.LocateRequest(path=b"/nothing")),
+            (m.CLUSTER_FORGET_DISK, pb.ForgetDiskRequest(disk=77)),
+        ]
+        async with open_connection([served.address], timeout_s=5) as connection:
+            for method, request in asked:
+                await connection.call(method, request, timeout_s=10)
+            for method, request in failing:
+                with pytest.raises(NotFoundError):
+                    await connection.call(method, request, timeout_s=10)
+            served.mastership.end("the test says so")
+            for method, request in asked + failing:
+                with pytest.raises(NotMasterError, match="the test says so"):
+                    await connection.call(method, request, timeout_s=10)
+
+
+async def test_who_waits_for_a_grace_that_the_mastership_does_not_outlive_is_told(
+    tmp_path: Path, client: EtcdClient
+) -> None:
+    async with deposable(tmp_path, client, EtcdKeys("grace")) as served, trio.open_nursery() as nursery:
+        session = served.machine.open_session("away")
+        await nursery.start(served.master.run)
+        assert served.master.leases.must_wait(0)
+        told: list[str] = []
+
+        async def locate() -> None:
+            request = pb.LocateRequest(path=b"/nothing")
+            with pytest.raises(NotMasterError, match="the test says so"):
+                await connection.call(m.CLUSTER_LOCATE, request, timeout_s=10)
+            told.append("locate")
+
+        async def fsck() -> None:
+            entry = served.registry.named(m.CLUSTER_FSCK.name)
+            assert entry is not None
+            with pytest.raises(NotMasterError, match="the test says so"):
+                await anext(entry.handler(RequestContext(None, "grpc", "test"), pb.FsckRequest()))
+            told.append("fsck")
+
+        async with open_connection([served.address], timeout_s=5) as connection:
+            with trio.fail_after(5):  # the session's lease would end later
+                async with trio.open_nursery() as asking:
+                    asking.start_soon(locate)
+                    asking.start_soon(fsck)
+                    await trio.testing.wait_all_tasks_blocked(0.02)
+                    assert not told
+                    served.mastership.end("the test says so")
+        assert sorted(told) == ["fsck", "locate"]
+        assert session not in served.master.leases.lapsed
+        nursery.cancel_scope.cancel()
