@@ -96,7 +96,7 @@ class StateKeeper:
         self._problem = "the metadata is closed"
         if state is not None:
             try:
-                if self.source.settled_sequence >= state.applied:
+                if self._is_settled(state):
                     state.commit()
             except sqlite3.Error as error:
                 logger.warning("metadata state not committed, it will be rebuilt: %s", error)
@@ -130,8 +130,12 @@ class StateKeeper:
         except sqlite3.Error as failed:
             raise UnavailableError(f"the metadata state on {self.disk} fails: {failed}; check it") from failed
 
+    def _is_settled(self, state: SqliteState) -> bool:
+        """Whether nothing the state holds can be taken back: what is committed gets into snapshots."""
+        return self.source.settled_sequence >= state.applied
+
     def commit(self) -> None:
-        """Commit the state; one that cannot be committed is rebuilt. Raises UnavailableError.
+        """Commit a settled state; one that cannot be committed is rebuilt. Raises UnavailableError.
 
         SQLite may have rolled all back that was not committed: such a state must not be read.
         """
@@ -209,17 +213,21 @@ class StateKeeper:
     def move_state(self, reason: str) -> None:
         """The live file was deleted, or its disk given up: go on with a copy on another disk.
 
+        A copy is of what was committed: a state that is ahead of that is rebuilt there instead.
         Raises UnavailableError.
         """
         logger.warning("metadata state leaves %s: %s", self.disk, reason)
-        if self._moved_to(self._log.used_disks()):
-            return
+        problem = "it cannot be copied before all it holds is settled"
+        if self._is_settled(self.state):
+            if self._moved_to(self._log.used_disks()):
+                return
+            problem = "it could not be copied"
         if not self._log.member_disks():
             raise UnavailableError(_NO_MEMBERS)  # the open connection holds all there is
-        self.rebuild_state("it could not be copied")
+        self.rebuild_state(problem)
 
     def _moved_to(self, disks: Sequence[Path]) -> bool:
-        """Whether the state is somewhere else now: copied to one of these disks, or rebuilt."""
+        """Whether the settled state is somewhere else now: copied to one of these disks, or rebuilt."""
         before = self.state
         self.commit()
         if self._state is not before:
@@ -242,11 +250,11 @@ class StateKeeper:
         if self._log.used_disks():
             self.move_state(reason)
 
-    def mind_space(self) -> None:
+    async def mind_space(self) -> None:
         """Leave a disk before it is full, or stop taking what would fill it.
 
         A full disk under SQLite costs the whole state, which is then rebuilt from the log: nothing is
-        lost, but it takes long.
+        lost, but it takes long. Raises UnavailableError.
         """
         needed = RESERVE_SEGMENTS * self._log.segment_bytes
         free = {disk: _free_bytes(disk) for disk in self._log.used_disks()}
@@ -260,7 +268,9 @@ class StateKeeper:
             self.short_of_space = f"the disk of the metadata, {self.disk}, is nearly full: free some space"
             return
         left = self.disk
-        if self._moved_to(roomy) and self.disk != left:
+        async with self.source.settled():
+            moved = self.disk == left and self._moved_to(roomy) and self.disk != left
+        if moved:
             logger.warning("metadata state left %s, which is nearly full", left)
             shutil.rmtree(state_files.state_path(left).parent, ignore_errors=True)
 
@@ -293,7 +303,7 @@ class StateKeeper:
         joining = self._begin_joins()
         if joining:
             self.commit()
-            self._stored(take(state_files.state_path(self.disk), self._folders()), joining)
+            self._stored(take(state_files.state_path(self.disk), self._folders(), self._log_end), joining)
 
     def _begin_joins(self) -> list[Path]:
         """Disks that take every append from now on; they count once a snapshot is on them."""
@@ -303,6 +313,10 @@ class StateKeeper:
 
     def _folders(self) -> list[Path]:
         return [disk / "metadata" / "snapshots" for disk in self._log.used_disks()]
+
+    def _log_end(self) -> int:
+        """Asked in a thread too, behind the copy: entries come, and none goes."""
+        return self._log.last_sequence
 
     def _stored(self, taken: Taken, joining: Sequence[Path]) -> None:
         for folder, problem in taken.failed.items():
@@ -314,7 +328,7 @@ class StateKeeper:
     async def snapshot(self, joining: Sequence[Path] = ()) -> None:
         """Store a snapshot on every member, count joining ones in, trim the log.
 
-        Raises UnavailableError, DiskError, NoSpaceError, sqlite3.Error.
+        Raises UnavailableError, DiskError, NoSpaceError, DataLossError (see `take`), sqlite3.Error.
         """
         if self._snapshotting:
             return
@@ -325,7 +339,7 @@ class StateKeeper:
                     self._log.begin_segment()
                     self.commit()
                 database = state_files.state_path(self.disk)
-                taken = await trio.to_thread.run_sync(take, database, self._folders())
+                taken = await trio.to_thread.run_sync(take, database, self._folders(), self._log_end)
             except (sqlite3.Error, WormError):
                 self._log.drop(joining, "no snapshot could be stored")
                 raise
@@ -371,8 +385,12 @@ class StateKeeper:
         joining = self._begin_joins()
         if not self._log.used_disks():
             return  # the open connection keeps the state until a disk is back
-        self.check_state()
-        self.mind_space()
+        try:
+            self.check_state()
+            await self.mind_space()
+        except WormError:
+            self._log.drop(joining, "the metadata state is in trouble")  # they join in a later round
+            raise
         if joining:
             await self.snapshot(joining)
         elif self._log.log_bytes > SNAPSHOT_LOG_BYTES and self._log.log_bytes > self._state_bytes():

@@ -8,7 +8,7 @@ those; zeros; then the SQLite database.
 import os
 import sqlite3
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -81,11 +81,13 @@ class Taken(NamedTuple):
     failed: dict[Path, str]
 
 
-def take(database: Path, folders: Sequence[Path]) -> Taken:
+def take(database: Path, folders: Sequence[Path], log_end: Callable[[], int] | None = None) -> Taken:
     """Store a snapshot of the last committed state into each folder, durably. Runs in a thread.
 
     `folders` are the members' snapshots folders. Reads through a second connection: the writer
-    goes on meanwhile. Raises sqlite3.Error or DiskError when there is none to be had.
+    goes on meanwhile. `log_end` answers the last entry of the log that the state must follow: a snapshot
+    ahead of it would be taken for the newest metadata at the next start, and is refused.
+    Raises sqlite3.Error or DiskError when there is none to be had, DataLossError when it is refused.
     """
     failed: dict[Path, str] = {}
     for folder in folders:
@@ -105,6 +107,12 @@ def take(database: Path, folders: Sequence[Path]) -> Taken:
     else:
         raise DiskError("no metadata disk takes a snapshot")
     try:
+        sequence = int(str(head.get("applied", 0)))
+        if log_end is not None and sequence > (end := log_end()):
+            raise DataLossError(
+                f"{database}: the state holds entry {sequence}, the log ends at {end}: nothing is stored. "
+                "Restart the node: that makes the state anew"
+            )
         return _store(copy, head, [folder for folder in folders if folder not in failed], failed)
     finally:
         for name in ("snapshot.db", "snapshot.db-wal", "snapshot.db-shm", "snapshot.db-journal"):

@@ -46,12 +46,14 @@ def keys(request: pytest.FixtureRequest) -> EtcdKeys:
 class Node:
     """A replica and what a mastership adds to it."""
 
-    def __init__(self, folder: Path, client: EtcdClient, keys: EtcdKeys) -> None:
-        (folder / "disk").mkdir(parents=True)
+    def __init__(self, folder: Path, client: EtcdClient, keys: EtcdKeys, disks: int = 1) -> None:
+        self.disks = [folder / name for name in ("disk", "another")[:disks]]
+        for disk in self.disks:
+            disk.mkdir(parents=True)
         self.name = folder.name
         self.client = client
         self.keys = keys
-        self.replica = Replica.open([folder / "disk"])
+        self.replica = Replica.open(self.disks)
 
     async def campaign(self) -> Mastership | None:
         record = replication_pb2.LeaderRecord(name=self.name, addresses=["127.0.0.1:1"])
