@@ -50,6 +50,21 @@ async def test_one_of_two_handles_is_closed(tmp_path: Path, how: str) -> None:
         assert opens(made, one) == {}
 
 
+async def test_closes_while_there_is_no_master(tmp_path: Path) -> None:
+    """One is being told, another waits for its turn."""
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        inode, handles = await twice_open(one)
+        handles.append(await one.fs.open(inode, os.O_RDWR))
+        await made.depose()
+        await one.fs.release(handles[0])  # type: ignore[arg-type]
+        await trio.testing.wait_all_tasks_blocked(5 * CLOSE_LINGER_S)
+        assert one.fs._closing_now.inodes == [inode]
+        await one.fs.release(handles[1])  # type: ignore[arg-type]
+        await made.lead(1)
+        await all_told(one)
+        assert opens(made, one) == {inode: 1}
+
+
 async def test_what_is_asked_again_is_done_once(tmp_path: Path) -> None:
     """Its answer was held back for longer than one attempt waits."""
     async with masters(tmp_path) as made, made.mount("one") as one:
