@@ -14,6 +14,7 @@ import trio
 
 from wormfs.client.kept_entries import KeptEntries
 from wormfs.core import events as ev
+from wormfs.core import ordering
 from wormfs.core.apply import apply
 from wormfs.core.errors import NotMasterError
 from wormfs.core.leases import LeaseTable
@@ -123,7 +124,12 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "entries settled too early": (KeptEntries, "settle", _settle_too_much),
     "pushed entries are lost": (SimClient, "_pushed", _lose_late_pushes),
     "entries adopted twice": (Machine, "_is_done", _never_done),
-    "entries adopted when others were served": (Machine, "begin_serving", _forget),
+    "entries adopted when others were served": (
+        ordering,
+        "INDEPENDENT",
+        (*ordering.INDEPENDENT, ev.NumbersSkipped),
+    ),
+    "numbers told are given out again": (machine, "skip_told", lambda _: ev.NumbersSkipped(0)),
     "entries are not adopted": (MasterService, "_adopt", _adopt_nothing),
     "no grace after an election": (LeaseTable, "must_wait", _no_grace),
 }
@@ -138,20 +144,21 @@ def planted(name: str) -> Iterator[None]:
 
 FIRST_SEED = {
     "no epoch in the append's compares": 4,
-    "no head in the append's compares": 4,
+    "no head in the append's compares": 13,
     "answers before the commit": 7,
-    "reads after the lease": 8,
-    "replicas apply a change twice": 6,
+    "reads after the lease": 10,
+    "replicas apply a change twice": 8,
     "a deposed master keeps its state": 4,
-    "late attempts are done": 7,
+    "late attempts are done": 10,
     "a failed commit changes nothing": 18,
-    "a lost state stays lost": 3,
-    "entries adopted behind a gap": 8,
-    "entries are not handed over": 1,
-    "entries settled too early": 9,
-    "pushed entries are lost": 4,
-    "entries adopted when others were served": 8,
-    "no grace after an election": 2,
+    "a lost state stays lost": 4,
+    "entries adopted behind a gap": 10,
+    "entries are not handed over": 2,
+    "entries settled too early": 12,
+    "pushed entries are lost": 10,
+    "entries adopted when others were served": 277,
+    "numbers told are given out again": 7,
+    "no grace after an election": 9,
 }
 """Where to begin, to be quick; 0 for the others."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.planted import PLANTED
+from tests.sim.planted import FIRST_SEED, PLANTED
 
 ROOT = Path(__file__).parents[2]
 FIXED = "1-20"
@@ -85,11 +85,12 @@ def test_a_planted_bug_is_found(name: str, found: dict[str, str]) -> None:
 
 
 def test_a_failing_seed_is_told_with_its_replay() -> None:
+    first = FIRST_SEED["reads after the lease"]
     code = (
         "import sys\n"
         "from tests.sim.planted import planted\n"
         "from wormfs.sim.__main__ import main\n"
-        "sys.argv = ['sim', '--seeds', '7-9']\n"
+        f"sys.argv = ['sim', '--seeds', '{first - 1}-{first + 1}']\n"
         "with planted('reads after the lease'): sys.exit(main())"
     )
     done = subprocess.run(
@@ -102,4 +103,4 @@ def test_a_failing_seed_is_told_with_its_replay() -> None:
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert re.search(r"seed \d FAILED; replay it with: make sim SIM='--seed \d'", done.stdout)
+    assert re.search(r"seed (\d+) FAILED; replay it with: make sim SIM='--seed \1'", done.stdout)

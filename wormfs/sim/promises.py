@@ -1,4 +1,7 @@
-"""What was answered is in the log: for ever, but for the last answers of a client that died or was told."""
+"""What was answered is in the log: for ever, but for the last answers of a client that died or was told.
+
+And no inode number is told of two files, not even if the first was lost: a program may have it open.
+"""
 
 from collections.abc import Collection
 
@@ -34,4 +37,8 @@ def broken_promises(calls: list[Call], done: Collection[Key]) -> list[str]:
         )
         if later is not None:
             problems.append(f"{call} is lost, and {later} behind it is not")
+    made: dict[object, Call] = {}
+    for call in changes:
+        if call.operation.kind == "create" and made.setdefault(call.result[0], call) is not call:
+            problems.append(f"{call} was given the number of {made[call.result[0]]}")
     return problems
