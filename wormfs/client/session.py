@@ -304,7 +304,7 @@ class Session:
         self._note_lapse()
         if reply.entries_lost:
             log.error(
-                "%d changes answered by a master that failed are lost: others had been served without them",
+                "%d changes answered by a master that failed are lost: it is too late to order them anew",
                 len(self._kept),
             )
             self._owner.on_lost(self._lost_inodes())

@@ -64,7 +64,7 @@ class LeaseTable:
     def __init__(
         self, *, lease_s: float, recall_limit_s: float, keep_s: float = 60.0, first_recall: int = 1
     ) -> None:
-        """`first_recall`: above all recalls of masterships before, whose answers may still be on their way."""
+        """`first_recall`: above all of masterships before, whose answers may still be on their way."""
         self.lease_s = lease_s
         self.recall_limit_s = recall_limit_s
         self.keep_s = keep_s

@@ -58,8 +58,8 @@ async def test_too_few_holders_are_named_with_what_to_do() -> None:
     cluster.after(LAG_S)
     cluster.tell({"a": 20, "b": 20})
     assert cluster.warnings(up="ab") == [
-        "2 of 4 replicas hold the metadata log durably, 3 should before it is trimmed in etcd, where it grows "
-        "(3 MiB now): bring nodes back, or forget the disks of lost ones"
+        "2 of 4 replicas hold the metadata log durably, 3 should before it is trimmed in etcd, where it "
+        "grows (3 MiB now): bring nodes back, or forget the disks of lost ones"
     ]
 
 
