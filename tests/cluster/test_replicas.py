@@ -168,7 +168,7 @@ def test_verify_names_the_replica_that_differs(cluster: ClusterFactory) -> None:
     three.stop(tampered)
     path = three.disk(tampered) / "metadata" / "state" / "state.db"
     with closing(sqlite3.connect(path)) as state:
-        state.execute("UPDATE inodes SET uid = 4711 WHERE inode = 2")
+        state.execute("UPDATE inodes SET uid = 4711 WHERE inode > 1")
         state.commit()
     three.start(tampered)
     wait_until(lambda: whole(three), "three replicas hold the log")

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +207,7 @@ class DevFolder:
         """Write the folders and configurations of a new cluster; client.yaml last."""
         ports = _free_ports(2 * size.nodes)
         addresses = [f"127.0.0.1:{port}" for port in ports[: size.nodes]]
-        members = _etcd_endpoints(min(size.nodes, ETCD_MEMBERS)) if size.engine == "etcd" else []
+        members = _etcd_endpoints(min(size.nodes, ETCD_MEMBERS), ports) if size.engine == "etcd" else []
         for number in range(1, size.nodes + 1):
             folder = self.path / f"node-{number}"
             disks = [folder / f"disk-{disk}" for disk in range(1, size.disks + 1)]
@@ -245,16 +245,19 @@ def _write_yaml(path: Path, content: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _etcd_endpoints(count: int) -> list[str]:
+def _etcd_endpoints(count: int, taken: Sequence[int] = ()) -> list[str]:
     """Client addresses of etcd members; each one's peers use the port behind it."""
-    return [f"127.0.0.1:{port}" for port in _free_ports(count, width=2)]
+    return [f"127.0.0.1:{port}" for port in _free_ports(count, width=2, taken=taken)]
 
 
-def _free_ports(count: int, *, width: int = 1) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on, nor on the next `width - 1`. Raises NotFoundError."""
+def _free_ports(count: int, *, width: int = 1, taken: Sequence[int] = ()) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on, nor on the next `width - 1`. Raises NotFoundError.
+
+    `taken`: ports that somebody is about to listen on, and these must not overlap.
+    """
     found: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
-        apart = all(abs(port - other) >= width for other in found)
+        apart = all(abs(port - other) >= width for other in (*found, *taken))
         if apart and all(_is_free(port + more) for more in range(width)):
             found.append(port)
             if len(found) == count:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from wormfs.cli import dev_layout
 from wormfs.cli.dev_layout import DevFolder, DevSize
 from wormfs.core.errors import ConfigError, DeadlineError, NotFoundError
-from wormfs.node.config import load_node_config
+from wormfs.node.config import load_node_config, peer_address
 from wormfs.settings.client import load_client_config
 
 _SIZE = DevSize(nodes=3, disks=2, k=4, m=2, engine="embedded")
@@ -25,6 +26,23 @@ def test_made_configurations_are_valid_and_distinct(tmp_path: Path) -> None:
     assert all(disk.is_dir() for config in configs for disk in config.disks)
     client = load_client_config(config=folder.client_config, environment={})
     assert client.cluster == folder.addresses() == tuple(config.listen for config in configs)
+
+
+def test_no_two_of_a_cluster_listen_on_one_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes, their gRPC servers, etcd members and these members' peers: twelve of few ports."""
+    monkeypatch.setattr(dev_layout, "_PORTS", range(9_940, 9_970))
+    for attempt in range(20):
+        folder = DevFolder(tmp_path / str(attempt))
+        folder.path.mkdir()
+        folder.make(DevSize(nodes=3, disks=1, k=2, m=1, engine="etcd"))
+        configs = [load_node_config(node.config, environment={}) for node in folder.nodes()]
+        listening = [
+            *(config.listen for config in configs),
+            *(config.grpc_listen for config in configs),
+            *configs[0].metadata.endpoints,
+            *map(peer_address, configs[0].metadata.endpoints),
+        ]
+        assert len(set(listening)) == 12
 
 
 def test_a_folder_too_deep_for_unix_sockets_goes_without(tmp_path: Path) -> None:
