@@ -5,6 +5,8 @@ Invariant: the entries have consecutive sequence numbers, and none is known to b
 
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
+
 from wormfs.rpc.v1 import event_pb2
 
 _INODE_FIELDS = ("inode", "parent", "new_parent", "replaced_inode")
@@ -37,15 +39,19 @@ class KeptEntries:
             del self._entries[:count]
             self._first = sequence + 1
 
-    def inodes(self) -> frozenset[int]:
-        """Inodes that the entries change. Raises DecodeError."""
+    def inodes(self) -> frozenset[int] | None:
+        """Inodes that the entries change; None when they cannot all be told (a newer program's, damaged)."""
         found: set[int] = set()
-        for payload in self._entries:
-            for event in event_pb2.LogEntry.FromString(payload).events:
-                kind = event.WhichOneof("kind")
-                if kind is not None:
-                    fields = getattr(event, kind).ListFields()
-                    found.update(value for field, value in fields if field.name in _INODE_FIELDS)
+        try:
+            entries = [event_pb2.LogEntry.FromString(payload) for payload in self._entries]
+        except DecodeError:
+            return None
+        for event in (event for entry in entries for event in entry.events):
+            kind = event.WhichOneof("kind")
+            if kind is None:
+                return None
+            fields = getattr(event, kind).ListFields()
+            found.update(value for field, value in fields if field.name in _INODE_FIELDS)
         return frozenset(found)
 
     def all(self) -> list[bytes]:

@@ -73,6 +73,7 @@ class LeasedStates:
         self._directories = KnownDirectories(trio.current_time, names=kernel.one_change_at_a_time)
         self._lost = False  # changes answered were lost, and no sync of all files has told yet
         self._lost_of: set[int] = set()  # inodes of such changes, until an fsync of each has told
+        self._told_of: set[int] | None = None  # when it is not known of which: those that were told since
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
         self._recalls_ended = 0
@@ -340,12 +341,14 @@ class LeasedStates:
         """As SessionOwner: no lease can be trusted; pages of open files must be read again."""
         self._distrust(frozenset())
 
-    def on_lost(self, inodes: frozenset[int]) -> None:
+    def on_lost(self, inodes: frozenset[int] | None) -> None:
         """As SessionOwner."""
         self._lost = True
-        self._lost_of |= inodes
-        if len(self._lost_of) > LOST_MAX:
-            self._lost_of = set(inodes)
+        if inodes is None or len(self._lost_of) + len(inodes) > LOST_MAX:
+            self._told_of = set()
+            self._lost_of.clear()
+        else:
+            self._lost_of |= inodes
         self._page_changes.clear()
         for state in self._states.values():
             state.lost = DataLossError(f"inode {state.inode}: {LOST}")

@@ -7,9 +7,16 @@ import trio
 
 from wormfs.client.entries import Handle, locked_for_writing
 from wormfs.client.inode_state import InodeState
-from wormfs.client.leased_states import LOST, LeasedStates
+from wormfs.client.leased_states import LOST, LOST_MAX, LeasedStates
 from wormfs.client.pieces import Buffer
-from wormfs.core.errors import BadHandleError, DataLossError, TooFewChunksError, TooLargeError, WormError
+from wormfs.core.errors import (
+    BadHandleError,
+    DataLossError,
+    TooFewChunksError,
+    TooLargeError,
+    UnavailableError,
+    WormError,
+)
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES
 from wormfs.core.stripes import split_range
 from wormfs.rpc import methods
@@ -83,10 +90,17 @@ class OpenFiles(LeasedStates):
                 session_id=self.session.session_id, inodes=self._closed, number=self._closes
             )
             self._closed = []
-            try:
-                await self.session.query(methods.METADATA_CLOSE_FILES, request)
-            except WormError as error:
-                log.warning("%d closed files were not reported: %s", len(request.inodes), error.message)
+            while request.session_id == self.session.session_id:
+                try:
+                    await self.session.query(methods.METADATA_CLOSE_FILES, request)
+                    break
+                except UnavailableError as error:  # after a deadline; under its number it may be asked again
+                    log.warning(
+                        "%d closed files are not reported yet: %s", len(request.inodes), error.message
+                    )
+                except WormError as error:
+                    log.warning("%d closed files were not reported: %s", len(request.inodes), error.message)
+                    break
             if request.session_id != self.session.session_id:  # the new one was told that they are open
                 self._closed[:0] = request.inodes
                 self._closing.set()
@@ -227,22 +241,31 @@ class OpenFiles(LeasedStates):
         handle.state.append_rest.end(handle)
         await self._commit_dirty(handle.state)
         await self._sync()
-        lost = handle.inode in self._lost_of
-        self._lost_of.discard(handle.inode)
+        changes = self._take_lost_changes(handle.inode)
         _tell_lost(handle.state)
-        if lost:
+        if changes:
             raise DataLossError(f"inode {handle.inode}: {LOST}")
 
     async def fsync_directory(self, inode: int) -> None:
         """Make every change of names answered so far, and what was written, durable.
 
-        DataLossError: changes in this directory, or all those that no sync has told of yet, are lost.
+        DataLossError: changes in this directory are lost; told once.
         """
         await self._flush_all()
         await self._sync()
-        if inode in self._lost_of:
-            self._lost_of.discard(inode)
+        if self._take_lost_changes(inode):
             raise DataLossError(f"inode {inode}: {LOST}")
+
+    def _take_lost_changes(self, inode: int) -> bool:
+        """Whether changes of an inode are lost, or may be, and it was not told yet."""
+        lost = inode in self._lost_of
+        self._lost_of.discard(inode)
+        if self._told_of is not None and inode not in self._told_of:
+            lost = True
+            self._told_of.add(inode)
+            if len(self._told_of) > LOST_MAX:
+                self._told_of = None
+        return lost
 
     async def sync(self) -> None:
         """Make everything written and answered so far durable."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import trio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from wormfs.client.kept_entries import KeptEntries
 from wormfs.client.link_watch import LinkWatch
@@ -33,6 +33,7 @@ from wormfs.rpc.methods import (
     METADATA_OPEN_SESSION,
     METADATA_RECALL_DONE,
     METADATA_RENEW_SESSION,
+    METADATA_SYNC,
     Method,
 )
 from wormfs.rpc.stream_client import CallReply, StreamConnection
@@ -83,8 +84,11 @@ class SessionOwner(Protocol):
     def on_lapse(self) -> None:
         """The leases may have run out unseen: nothing cached may be served any more."""
 
-    def on_lost(self, inodes: frozenset[int]) -> None:
-        """Changes of these inodes, answered early, are lost: caches tell of them, and syncs must fail."""
+    def on_lost(self, inodes: frozenset[int] | None) -> None:
+        """Changes of these inodes, answered early, are lost: caches tell of them, and syncs must fail.
+
+        None: which ones is not known.
+        """
 
     def on_resumed(self, write_leases: frozenset[int]) -> None:
         """Connected again; the master may have restarted: only these write leases are sure."""
@@ -192,6 +196,8 @@ class Session:
                     continue
                 if caller is not None:
                     incarnation = self._sign(caller, link, incarnation, method.name)
+                elif method is METADATA_SYNC:  # of the session that lives now; what it lost was told
+                    request.session_id = self._session_id  # type: ignore[attr-defined]
                 remembered = asked_before and caller is not None and caller.operation > 0
                 return await self._ask(link, method, request, deadline_s, remembered=remembered)
             except (UnavailableError, NotMasterError) as error:
@@ -276,6 +282,7 @@ class Session:
         raise DeadlineError("no connection to the metadata master within the deadline")
 
     async def _dial(self) -> _Link:
+        self._link = None
         connection = self._watch.take_found() or await self._peers.reach_master()
         self._pushes += 1
         pushes_before = self._recalled_before = self._pushes
@@ -284,6 +291,7 @@ class Session:
         try:
             return await self._introduce(connection, pushes_before)
         except BaseException:
+            connection.on_push = None
             connection.close()
             raise
 
@@ -307,7 +315,7 @@ class Session:
                 "%d changes answered by a master that failed are lost: it is too late to order them anew",
                 len(self._kept),
             )
-            self._owner.on_lost(self._lost_inodes())
+            self._owner.on_lost(self._kept.inodes())
         self._kept.clear()
         kept = bool(self._session_id) and reply.resumed and reply.session_id == self._session_id
         if kept:
@@ -323,13 +331,6 @@ class Session:
         self._extend_lease(sent_s)
         self._link = _Link(connection, self._incarnation, pushes_before)
         return self._link
-
-    def _lost_inodes(self) -> frozenset[int]:
-        try:
-            return self._kept.inodes()
-        except DecodeError:  # a newer program's, or damaged: perhaps that is why they are lost
-            log.warning("what the lost changes changed cannot be told")
-            return frozenset()
 
     def _extend_lease(self, sent_s: float) -> None:
         self._valid_until_s = sent_s + self._lease_s - LEASE_MARGIN_S

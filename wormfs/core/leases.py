@@ -26,6 +26,14 @@ from dataclasses import dataclass, field
 from wormfs.core.read_leases import ReadLeases
 
 
+def first_recall_of(epoch: int) -> int:
+    """The first recall id of a mastership: those before may still be answered, to the master of now.
+
+    Ids have 64 bits. A restore puts epochs 2^32 higher, and ends all sessions: none remembers lower ones.
+    """
+    return ((epoch & 0xFFFF_FFFF) << 32) + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Recall:
     """One unanswered recall. `cause` is the (session, operation) that waits, (0, 0) for none."""

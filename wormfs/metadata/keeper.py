@@ -331,6 +331,7 @@ class StateKeeper:
         Raises UnavailableError, DiskError, NoSpaceError, DataLossError (see `take`), sqlite3.Error.
         """
         if self._snapshotting:
+            self._log.drop(joining, "another snapshot is being taken")  # begun before they joined
             return
         self._snapshotting = True
         try:
@@ -388,7 +389,7 @@ class StateKeeper:
         try:
             self.check_state()
             await self.mind_space()
-        except WormError:
+        except (WormError, OSError, sqlite3.Error):
             self._log.drop(joining, "the metadata state is in trouble")  # they join in a later round
             raise
         if joining:

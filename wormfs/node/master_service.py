@@ -34,7 +34,7 @@ from wormfs.core.errors import (
     UnavailableError,
     WormError,
 )
-from wormfs.core.leases import LeaseTable, Recall
+from wormfs.core.leases import LeaseTable, Recall, first_recall_of
 from wormfs.core.limits import ALLOCATE_MAX
 from wormfs.core.placement import place_stripes
 from wormfs.metadata.machine import Machine, Outcome
@@ -196,8 +196,9 @@ class MasterService:
         self._machine = machine
         self._members = members
         self._random = random
-        first_recall = (machine.epoch << 32) + 1
-        self.leases = LeaseTable(lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S, first_recall=first_recall)
+        self.leases = LeaseTable(
+            lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S, first_recall=first_recall_of(machine.epoch)
+        )
         # Sessions that may be answered early: the last entry pushed to each on its connection.
         self._kept: dict[int, int] = {}
         self._connections: dict[int, ServerConnection] = {}  # by session; gRPC callers have none, and 0
@@ -590,7 +591,8 @@ class MasterService:
     ) -> types_pb2.Empty:
         session = request.session_id
         self._check_own(context, session)
-        if session in self._done and request.number > self._closes.get(session, 0):
+        repeated = 0 < request.number <= self._closes.get(session, 0)
+        if session in self._done and not repeated:
             self._closes[session] = request.number
             self.leases.closed(session, request.inodes)
         return types_pb2.Empty()
@@ -641,7 +643,7 @@ class MasterService:
             log.info("session %d resumed (%s)", number, context.peer)
         reply.session_id = number
         self._connections[number] = connection
-        self._done.setdefault(number, set())
+        self._done[number] = set()  # what is asked again from here on is not among the opens just told
         self._kept.pop(number, None)
         if request.keeps_entries:
             self._kept[number] = 0

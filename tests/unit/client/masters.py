@@ -38,6 +38,7 @@ class Masters:
         self.master = 0
         self.service: MasterService  # of the mastership now
         self.version = 0
+        self._answers_all = False
         self._cut_off: dict[int, trio.Event] = {}
         self.lost = trio.Event()  # an answer was lost
         self.opened = trio.Event()  # a session was opened or resumed
@@ -82,6 +83,7 @@ class Masters:
         """Node `number` is master now. `lose_answers_of`: what is done, and not answered."""
         await self.depose()
         self.master = number
+        self._answers_all = False
         self.version += 1
         self._ended = trio.Event()
         await self._nursery.start(self._serve, number, lose_answers_of)
@@ -130,11 +132,17 @@ class Masters:
 
     def _unanswered(self, handler: Any) -> Any:
         async def serve(context: RequestContext, request: Any, data: DataBuffer | None) -> Any:
-            await handler(context, request, data)
-            self.lost.set()
-            await trio.sleep_forever()
+            answer = await handler(context, request, data)
+            if not self._answers_all:
+                self.lost.set()
+                await trio.sleep_forever()
+            return answer
 
         return serve
+
+    def answer_all(self) -> None:
+        """From here on no answer is lost any more."""
+        self._answers_all = True
 
     def cut_off(self, number: int) -> None:
         """Node `number` does and answers nothing any more, and breaks no connection."""

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,31 @@ async def test_nothing_is_safe_at_a_master_that_was_not_handed_what_is_kept(tmp_
         await one.fs.fsync(handle)
         assert one.fs.session._link is not before
         assert made.service.leases.sessions[one.fs.session.session_id].resumed
+
+
+async def test_a_loss_of_nobody_knows_what_is_told_by_every_fsync_once(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await appended(one, b"f", b"one")
+        await one.fs.fsync(handle)
+        one.fs.on_lost(None)
+        tells: tuple[Callable[[], Awaitable[None]], ...] = (
+            partial(one.fs.fsync, handle),
+            partial(one.fs.fsync_directory, ROOT_INODE),
+            one.fs.sync,
+        )
+        for tell in tells:
+            with pytest.raises(DataLossError, match="lost"):
+                await tell()
+            await tell()
+
+
+async def test_an_fsync_of_a_session_that_is_gone_is_of_the_next_one(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await appended(one, b"f", b"one")
+        await one.fs.flush(handle)
+        before = one.fs.session.session_id
+        made.service._end_session(before)  # as after a minute of silence
+        with trio.fail_after(3):
+            await one.fs.fsync(handle)
+        assert one.fs.session.session_id != before
+        assert list(made.service.leases.sessions) == [one.fs.session.session_id]

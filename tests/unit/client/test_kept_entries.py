@@ -1,6 +1,7 @@
 """What a session keeps for the next master."""
 
 from wormfs.client.kept_entries import KeptEntries
+from wormfs.rpc.v1 import event_pb2
 
 
 def kept(first: int, count: int) -> KeptEntries:
@@ -35,6 +36,25 @@ def test_a_gap_of_what_is_not_settled_is_told() -> None:
     made = kept(5, 3)
     made.clear()
     assert made.keep(1, 2, [b"another mastership's"])
+
+
+def test_what_changes_inodes_is_told_or_that_it_cannot_be() -> None:
+    made = KeptEntries()
+    entry = event_pb2.LogEntry(sequence=1)
+    entry.events.add().entry_renamed.MergeFrom(
+        event_pb2.EntryRenamed(parent=2, new_parent=3, inode=4, replaced_inode=5)
+    )
+    entry.events.add().inode_made.MergeFrom(event_pb2.InodeMade(inode=6, parent=7))
+    assert made.keep(0, 1, [entry.SerializeToString()])
+    assert made.inodes() == frozenset(range(2, 8))
+    newer = event_pb2.LogEntry(sequence=2)
+    newer.events.add().MergeFromString(b"\xfa\x07\x00")
+    assert made.keep(0, 2, [newer.SerializeToString()])
+    assert made.inodes() is None
+    made.clear()
+    assert made.inodes() == frozenset()
+    assert made.keep(0, 1, [b"\xff"])
+    assert made.inodes() is None
 
 
 def test_entries_pushed_twice_are_kept_once() -> None:

@@ -4,7 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wormfs.core.leases import LeaseTable
+from wormfs.core.leases import LeaseTable, first_recall_of
+from wormfs.rpc.v1 import metadata_pb2
 
 LEASE_S = 6.0
 
@@ -389,3 +390,13 @@ class Leases(RuleBasedStateMachine):
 
 Leases.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestLeases = Leases.TestCase
+
+
+def test_recalls_of_masterships_are_numbered_apart_and_fit_their_field() -> None:
+    step = 1 << 32  # a restore's
+    epochs = [0, 1, 2, step - 1, step, step + 1, 5 * step + 7]
+    for epoch in epochs:
+        recall = metadata_pb2.Recall(recall_id=first_recall_of(epoch) + step - 2)
+        assert first_recall_of(epoch) <= recall.recall_id < first_recall_of(epoch) + step
+    assert first_recall_of(1) > first_recall_of(0) + 1_000_000
+    assert first_recall_of(step + 1) > first_recall_of(step) + 1_000_000
