@@ -116,6 +116,7 @@ class FileSystem(OpenFiles):
             if reply.message.HasField("parent"):  # not when the name was there before
                 trusted_s = self.session.cacheable_s(reply.pushes_seen, request.parent)
                 change.told(trusted_s, reply.message.parent)
+                self._made_after_losses(reply.message.attributes.inode)
         return reply
 
     async def link(self, inode: int, parent: int, name: bytes) -> Entry:

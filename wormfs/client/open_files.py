@@ -256,6 +256,11 @@ class OpenFiles(LeasedStates):
         if self._take_lost_changes(inode):
             raise DataLossError(f"inode {inode}: {LOST}")
 
+    def _made_after_losses(self, inode: int) -> None:
+        """Nothing of it was lost: it is new."""
+        if self._told_of is not None:
+            self._told_of.add(inode)
+
     def _take_lost_changes(self, inode: int) -> bool:
         """Whether changes of an inode are lost, or may be, and it was not told yet."""
         lost = inode in self._lost_of

@@ -30,6 +30,8 @@ from wormfs.core.errors import (
 from wormfs.rpc.methods import (
     METADATA_CLOSE_SESSION,
     METADATA_COMMIT_WRITE,
+    METADATA_MAKE_NODE,
+    METADATA_OPEN_FILE,
     METADATA_OPEN_SESSION,
     METADATA_RECALL_DONE,
     METADATA_RENEW_SESSION,
@@ -53,6 +55,10 @@ RETRY_PAUSE_MAX_S = 0.2
 """Between attempts while there is no master: about a tenth of what an election takes."""
 RECALLED_MAX = 100_000
 """Inodes whose last recall is remembered; what was asked before older ones is not cached."""
+
+
+_OPENING = (METADATA_OPEN_FILE, METADATA_MAKE_NODE)
+"""Whether it was done is not known when no answer came: the next resume tells what is open."""
 
 
 class SessionOwner(Protocol):
@@ -202,13 +208,11 @@ class Session:
                 return await self._ask(link, method, request, deadline_s, remembered=remembered)
             except (UnavailableError, NotMasterError) as error:
                 asked_before = True
-                if isinstance(error, SessionExpiredError):
-                    if incarnation and caller is not None and caller.operation:
-                        self._unlink(link)
-                        raise
+                slow = isinstance(error, DeadlineError) and not isinstance(error, NotMasterError)
+                if method in _OPENING or not slow:
                     self._unlink(link)
-                elif not isinstance(error, DeadlineError) or isinstance(error, NotMasterError):
-                    self._unlink(link)
+                if isinstance(error, SessionExpiredError) and incarnation and caller and caller.operation:
+                    raise
                 left_s = deadline_s - trio.current_time()
                 if left_s <= 0:
                     raise DeadlineError(
@@ -245,6 +249,10 @@ class Session:
                 method, request, timeout_s=max(0.01, min(TRY_S, deadline_s - sent_s))
             )
         except UnavailableError:
+            raise
+        except trio.Cancelled:
+            if method in _OPENING:
+                self._unlink(link)
             raise
         except WormError:
             self._check_kept(link)

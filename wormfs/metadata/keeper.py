@@ -341,7 +341,7 @@ class StateKeeper:
                     self.commit()
                 database = state_files.state_path(self.disk)
                 taken = await trio.to_thread.run_sync(take, database, self._folders(), self._log_end)
-            except (sqlite3.Error, WormError):
+            except (sqlite3.Error, OSError, WormError):
                 self._log.drop(joining, "no snapshot could be stored")
                 raise
             self._stored(taken, joining)

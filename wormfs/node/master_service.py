@@ -657,9 +657,7 @@ class MasterService:
 
     def _adopt(self, number: int, kept: Sequence[bytes]) -> bool:
         """Order what the session kept of the mastership before; False when that is too late."""
-        if number not in self.leases.sessions:
-            return False
-        if self._served:
+        if self._served or number not in self.leases.sessions:
             # Without them, perhaps: only what is there already can be vouched for.
             return self._machine.has_kept(number, kept)
         return self._machine.adopt(number, kept)

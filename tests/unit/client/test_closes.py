@@ -9,10 +9,11 @@ import pytest
 import trio.testing
 
 from tests.unit.client.masters import Masters, Mount, masters
+from wormfs.client import session
 from wormfs.client.entries import Handle
 from wormfs.client.open_files import CLOSE_LINGER_S
 from wormfs.core.limits import ROOT_INODE
-from wormfs.rpc.methods import METADATA_CLOSE_FILES, METADATA_MAKE_NODE
+from wormfs.rpc.methods import METADATA_CLOSE_FILES, METADATA_MAKE_NODE, METADATA_OPEN_FILE
 from wormfs.rpc.v1 import metadata_pb2
 
 pytestmark = pytest.mark.timeout(60)
@@ -122,3 +123,39 @@ async def test_a_file_made_and_answered_on_the_next_connection_is_open(tmp_path:
             one.fs.session._unlink(one.fs.session._link)
         assert opens(made, one) == {found[0].inode: 1}
         nursery.cancel_scope.cancel()
+
+
+async def test_an_open_answered_too_late_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "TRY_S", 0.3)
+    async with masters(tmp_path) as made, made.mount("one") as one, trio.open_nursery() as nursery:
+        inode, _ = await twice_open(one)
+        await made.lead(0, lose_answers_of=METADATA_OPEN_FILE)
+        await one.fs.getattr(ROOT_INODE)
+        async with trio.open_nursery() as opening:
+            opening.start_soon(one.fs.open, inode, os.O_RDWR)
+            with trio.fail_after(5):
+                await made.lost.wait()
+            made.answer_all()
+        assert opens(made, one) == {inode: 3}
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_open_that_was_given_up_does_not_stay(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one, trio.open_nursery() as nursery:
+        await made.lead(0, lose_answers_of=METADATA_MAKE_NODE)
+        await one.fs.getattr(ROOT_INODE)
+        with trio.CancelScope() as creating:
+
+            async def give_up() -> None:
+                await made.lost.wait()
+                creating.cancel()
+
+            nursery.start_soon(give_up)
+            await one.fs.create(ROOT_INODE, b"f", FILE, 0, 0, os.O_RDWR)
+        assert creating.cancelled_caught
+        assert len(opens(made, one)) == 1
+        made.answer_all()
+        await one.fs.getattr(ROOT_INODE)
+        assert opens(made, one) == {}

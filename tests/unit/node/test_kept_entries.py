@@ -104,3 +104,14 @@ async def test_a_late_resume_of_an_older_connection_costs_no_entries(kept: Kept)
         assert not (await resume(late, MINE)).entries_lost
         assert not (await resume(mine, MINE, kept.entries)).entries_lost
         assert served.machine.has_kept(MINE, kept.entries)
+
+
+async def test_a_session_that_was_given_up_is_not_told_of_a_loss_of_what_the_log_has(kept: Kept) -> None:
+    """It slept for a minute; the master was there all the time."""
+    async with serving(kept.folder) as served, mounts(served) as (mine, other):
+        await resume(other, OTHER)
+        await resume(mine, MINE, kept.entries)
+        served.master._end_session(MINE)
+        again = metadata_pb2.OpenSessionRequest(session_id=MINE, label="test", kept_entries=kept.entries)
+        reply = await mine.call(m.METADATA_OPEN_SESSION, again)
+        assert (reply.resumed, reply.entries_lost) == (False, False)
