@@ -128,6 +128,76 @@ def test_work_goes_on_while_masters_are_killed(
     wait_until(lambda: run("fsck", "--cluster", etcd_cluster.addresses).returncode == 0, "a clean fsck")
 
 
+def make_tree(folder: Path) -> None:
+    random = Random(1)
+    for number in range(40):
+        part = folder / f"part-{number}"
+        part.mkdir(parents=True)
+        for name in range(75):
+            (part / f"file-{name}").write_bytes(random.randbytes(random.choice([10, 3000, 9000, 70_000])))
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """Digests of all files below, by their paths."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
+
+
+def has_some(folder: Path) -> bool:
+    return folder.exists() and len(list(folder.iterdir())) > 3
+
+
+def git(*arguments: str | Path) -> str:
+    settings = ("-c", "user.name=test", "-c", "user.email=test@test", "-c", "safe.directory=*")
+    command = ["git", *settings, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.unsampled
+def test_programs_end_without_an_error_when_the_master_dies_under_them(
+    etcd_cluster: Cluster, tmp_path: Path
+) -> None:
+    mount = etcd_cluster.mount()
+    tree = tmp_path / "tree"
+    make_tree(tree)
+    subprocess.run(["tar", "-cf", tmp_path / "tree.tar", "-C", tree, "."], check=True, timeout=60)
+    wanted = content_of(tree)
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(1 << 20) * 600)
+    git("init", "-q", tree)
+    git("-C", tree, "add", ".")
+    git("-C", tree, "commit", "-q", "-m", "all")
+    copy, clone, unpacked = mount / "big", mount / "clone", mount / "unpacked"
+    unpacked.mkdir()
+    runs: list[tuple[list[str | Path], Callable[[], bool]]] = [
+        (["tar", "-xf", tmp_path / "tree.tar", "-C", unpacked], lambda: has_some(unpacked)),
+        (
+            ["dd", f"if={big}", f"of={copy}", "bs=1M", "conv=fsync", "status=none"],
+            lambda: copy.exists() and copy.stat().st_size > 50 << 20,
+        ),
+        (["git", "clone", "-q", f"file://{tree}", clone], lambda: has_some(clone)),
+    ]
+    for command, is_under_way in runs:
+        master = etcd_cluster.master()
+        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(is_under_way, f"{command[0]} is at work")
+        os.kill(etcd_cluster.pid(master), signal.SIGKILL)
+        assert program.poll() is None  # it was not done before
+        errors = program.communicate(timeout=120)[1]
+        assert (program.returncode, errors) == (0, "")
+        assert etcd_cluster.master() != master
+        etcd_cluster.start(master)
+    etcd_cluster.remount(mount)
+    assert content_of(unpacked) == wanted
+    assert copy.read_bytes() == big.read_bytes()
+    assert content_of(clone) == wanted
+    git("-C", clone, "fsck", "--full")
+    assert git("-C", clone, "status", "--porcelain") == ""
+
+
 @pytest.mark.unsampled
 def test_two_nodes_killed_at_once_lose_nothing(etcd_cluster: Cluster) -> None:
     """Master and another node are killed: files and names are still there, and new ones come."""
