@@ -117,7 +117,7 @@ def test_status_says_when_too_few_replicas_hold_the_log(cluster: ClusterFactory)
     def warned() -> bool:
         found = status(three)
         return found["health"] == "degraded" and any(
-            "2 of 3 replicas hold the metadata log durably, 3 must" in line for line in found["warnings"]
+            "2 of 3 replicas hold the metadata log durably, 3 should" in line for line in found["warnings"]
         )
 
     wait_until(warned, "the warning")
