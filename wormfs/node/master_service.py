@@ -269,10 +269,8 @@ class MasterService:
                     ),
                     now=False,
                 )
-            except (
-                UnavailableError
-            ):  # it does not read: the answer waits, and they are pushed with a later one
-                return False
+            except UnavailableError:
+                return False  # it does not read: the answer waits, and they are pushed with a later one
             self._kept[session] = entries[-1].sequence
         return True
 

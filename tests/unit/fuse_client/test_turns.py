@@ -18,6 +18,17 @@ async def settle() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
+async def take_turn(
+    lock: TurnLock, had: list[str], name: str, *, task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    """Wait for the lock in a scope that can be cancelled, and note that it was had."""
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        async with lock:
+            await trio.lowlevel.checkpoint()
+            had.append(name)
+
+
 async def test_one_holds_it_and_nobody_is_left_waiting() -> None:
     """Workers that hold it for a while each, more of them than turns at a time."""
     lock = TurnLock()
@@ -102,18 +113,11 @@ async def test_one_that_is_cancelled_leaves_its_turn_to_the_next(woken: bool) ->
     lock = TurnLock()
     had: list[str] = []
 
-    async def wait(name: str, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-        with trio.CancelScope() as scope:
-            task_status.started(scope)
-            async with lock:
-                await trio.lowlevel.checkpoint()
-                had.append(name)
-
     async with trio.open_nursery() as nursery:
         async with lock:
-            first = await nursery.start(wait, "first")
+            first = await nursery.start(take_turn, lock, had, "first")
             await settle()
-            await nursery.start(wait, "second")
+            await nursery.start(take_turn, lock, had, "second")
             await settle()
             if not woken:
                 first.cancel()
@@ -127,17 +131,11 @@ async def test_one_woken_in_vain_and_cancelled_is_not_missed() -> None:
     lock = TurnLock()
     had: list[str] = []
 
-    async def wait(name: str, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-        with trio.CancelScope() as scope:
-            task_status.started(scope)
-            async with lock:
-                had.append(name)
-
     async with trio.open_nursery() as nursery:
         async with lock:
-            first = await nursery.start(wait, "first")
+            first = await nursery.start(take_turn, lock, had, "first")
             await settle()
-            await nursery.start(wait, "second")
+            await nursery.start(take_turn, lock, had, "second")
             await settle()
         async with lock:  # the first was woken
             first.cancel()
