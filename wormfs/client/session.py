@@ -123,11 +123,13 @@ class Session:
         self._random = random.Random()
         self._session_id = 0
         self._incarnation = 0  # counts the session ids used
+        self._attempt = 0  # counts what opened or resumed the session, or tried to
         self._lease_s = 6.0
         self._valid_until_s = -1e9
         self._handed_until_s = -1e9  # what was handed out as cacheable is gone by then
         self._lapsed = True
         self._extended = trio.Event()
+        self._linked = trio.Event()
         self._link: _Link | None = None
         self._linking = trio.Lock()
         self._watch = LinkWatch(peers)
@@ -304,8 +306,10 @@ class Session:
             raise
 
     async def _introduce(self, connection: StreamConnection, pushes_before: int) -> _Link:
+        self._attempt += 1
         request = metadata_pb2.OpenSessionRequest(
             session_id=self._session_id,
+            attempt=self._attempt,
             label=self._label,
             open_inodes=self._owner.open_inodes(),
             write_leases=self._owner.write_leases(),
@@ -338,6 +342,7 @@ class Session:
         self._lease_s = reply.lease_ms / 1000
         self._extend_lease(sent_s)
         self._link = _Link(connection, self._incarnation, pushes_before)
+        self._linked.set()
         return self._link
 
     def _extend_lease(self, sent_s: float) -> None:
@@ -414,15 +419,16 @@ class Session:
                 await trio.sleep(RETRY_PAUSE_MAX_S)
             else:
                 silent = False
-                await trio.sleep(self._lease_s / 3)
+                with trio.move_on_after(self._lease_s / 3):
+                    await self._linked.wait()  # a new master serves others once it hears more of this session
 
     async def _renew(self) -> None:
         patience_s = self._lease_s / 3
         link = self._link
-        sent_s = trio.current_time()
         if link is None or link.connection.closed.is_set():
-            await self._relink(sent_s + self._lease_s)
-            return
+            link = await self._relink(trio.current_time() + self._lease_s)
+        self._linked = trio.Event()
+        sent_s = trio.current_time()
         request = metadata_pb2.RenewSessionRequest(session_id=self._session_id)
         try:
             reply = await self._ask(link, METADATA_RENEW_SESSION, request, sent_s + patience_s)

@@ -16,7 +16,9 @@ anything of that inode has an unanswered recall of it, or nothing. `grant_write`
 
 After a restart of the master no operation is served until every *other* session known before has
 resumed and what it had cached has run out, or its lease has (`must_wait`): until then it may serve
-from its cache what the master no longer knows of.
+from its cache what the master no longer knows of. It has resumed once it is *heard* of again: what
+asked for the resume may be a message that its client gave up long ago, and what the client says now
+comes later.
 """
 
 import math
@@ -82,6 +84,7 @@ class LeaseTable:
         self.recalls_of: dict[int, set[int]] = {}  # inode -> unanswered recall ids
         self.lapsed: set[int] = set()  # sessions that must resume before they are served
         self._grace: dict[int, float] = {}  # session known before a restart -> its caches end
+        self._unheard: dict[int, float] = {}  # resumed, and no word since -> its caches will end
         self._next_recall = first_recall
 
     # Sessions
@@ -128,7 +131,7 @@ class LeaseTable:
         been lost with the old connection, so the caller pushes them again. Before a restart's grace
         ends, what the session reclaims is granted, the first claim of a write lease winning; what
         it cached before is unknown here, so a client drops its caches when it reconnects; `cached_s`
-        is how long its kernel may still keep what cannot be dropped.
+        is how long its kernel may still keep what cannot be dropped. The grace goes on until `heard`.
         """
         session = self.sessions.get(number)
         if session is None:
@@ -145,10 +148,9 @@ class LeaseTable:
         for recall in list(session.recalls.values()):
             if recall.write_lease and recall.inode not in session.writes:
                 self._drop_recall(recall)
-        if not session.resumed:
+        if not session.resumed or number in self._unheard:
             session.resumed = True
-            self._grace[number] = now_s + min(cached_s, self.lease_s)
-            self.settle(now_s)
+            self._unheard[number] = now_s + min(cached_s, self.lease_s)
             for inode in claimed:
                 if self.writers.setdefault(inode, number) == number:
                     session.writes.add(inode)
@@ -161,6 +163,15 @@ class LeaseTable:
             if inode not in session.opens:
                 session.reads.closed(inode)
         return tuple(sorted(session.writes))
+
+    def heard(self, number: int, now_s: float) -> bool:
+        """It knows that it resumed, since it says more on that connection; True when the grace changed."""
+        end_s = self._unheard.pop(number, None)
+        if end_s is None:
+            return False
+        self._grace[number] = end_s
+        self.settle(now_s)
+        return True
 
     def renew(self, number: int, now_s: float, forgotten: Iterable[int] = ()) -> bool:
         """Prolong a session and take back what it forgot; False: unknown, or not resumed yet.
@@ -179,17 +190,21 @@ class LeaseTable:
     def end_session(self, number: int) -> tuple[Recall, ...]:
         """Forget a session and all it holds; answers its recalls, which are over now."""
         session = self.sessions.pop(number, None)
-        self._grace.pop(number, None)
+        self._end_grace(number)
         self.lapsed.discard(number)
         return self._end_leases(session) if session is not None else ()
 
     def lapse(self, number: int, now_s: float) -> tuple[Recall, ...]:
         """A session loses its leases and keeps what it has open; answers its recalls, which are over."""
         session = self.sessions[number]
-        self._grace.pop(number, None)
+        self._end_grace(number)
         self.lapsed.add(number)
         session.lapsed_s = now_s
         return self._end_leases(session)
+
+    def _end_grace(self, number: int) -> None:
+        self._grace.pop(number, None)
+        self._unheard.pop(number, None)
 
     def _end_leases(self, session: Session) -> tuple[Recall, ...]:
         over = tuple(session.recalls.values())

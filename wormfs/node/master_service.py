@@ -206,6 +206,7 @@ class MasterService:
         self._served = False  # somebody was told, or changed, what a session's kept entries may change
         self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
         self._closes: dict[int, int] = {}  # by session: number of the last CloseFiles
+        self._attempts: dict[int, int] = {}  # by session: number of the last OpenSession
         self._gates = _Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
         # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
@@ -323,6 +324,7 @@ class MasterService:
         return handle
 
     async def _admit(self, session: int, connection: ServerConnection | None) -> None:
+        self._hear(session, connection)
         while self.leases.must_wait(session):
             await self._grace_changed.wait()
         if session and session not in self.leases.sessions:
@@ -580,6 +582,7 @@ class MasterService:
     ) -> types_pb2.Empty:
         if request.session_id:
             # What was answered early by a mastership before must be here before anybody is told it is safe.
+            self._hear(request.session_id, context.connection)
             self._check_session(request.session_id, context.connection)
         await self._machine.wait_durable(self._machine.sequence)
         return types_pb2.Empty()
@@ -613,6 +616,8 @@ class MasterService:
         connection = context.connection
         if connection is None:
             raise InvalidError("a session needs a stream connection; over gRPC use the FileSystem service")
+        if request.attempt and request.attempt <= self._attempts.get(request.session_id, 0):
+            raise UnavailableError(f"session {request.session_id} was taken up again after this was asked")
         now_s = trio.current_time()
         reply = metadata_pb2.OpenSessionReply(
             lease_ms=round(self.leases.lease_s * 1000), cluster_id=self._machine.cluster_id
@@ -641,6 +646,7 @@ class MasterService:
             log.info("session %d resumed (%s)", number, context.peer)
         reply.session_id = number
         self._connections[number] = connection
+        self._attempts[number] = request.attempt
         self._done[number] = set()  # what is asked again from here on is not among the opens just told
         self._kept.pop(number, None)
         if request.keeps_entries:
@@ -688,6 +694,13 @@ class MasterService:
         """As check_connection, for what may be said of a session that is gone, too."""
         if session in self.leases.sessions:
             check_connection(self._connections, session, context.connection)
+            self._hear(session, context.connection)
+
+    def _hear(self, session: int, connection: ServerConnection | None) -> None:
+        """A resume counts once its client says more on its connection: it may have been given up before."""
+        lives_here = session and self._connections.get(session) is connection
+        if lives_here and self.leases.heard(session, trio.current_time()):
+            self._grace_moved()
 
     def _end_session(self, session: int) -> None:
         self.leases.end_session(session)
@@ -695,6 +708,7 @@ class MasterService:
         self._kept.pop(session, None)
         self._done.pop(session, None)
         self._closes.pop(session, None)
+        self._attempts.pop(session, None)
         try:
             self._machine.close_session(session)
         except WormError as error:

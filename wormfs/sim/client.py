@@ -96,6 +96,8 @@ class SimClient:
         self._heard_s = 0.0  # when the last request was sent that was answered
         self._kept = KeptEntries()
         self._opening = trio.Lock()
+        self._linked = trio.Event()
+        self._attempt_number = 0
         self._operation = 0
         self._outstanding: dict[int, None] = {}
         self._files: list[int] = []  # inodes it has been told of
@@ -193,8 +195,10 @@ class SimClient:
         async with self._opening:
             while self._link is None:
                 link = Link(self._network, self.name, self._master, self._pushed)
+                self._attempt_number += 1
                 request = metadata_pb2.OpenSessionRequest(
                     session_id=self._session_id,
+                    attempt=self._attempt_number,
                     label=self.alias,
                     keeps_entries=True,
                     kept_entries=self._kept.all(),
@@ -212,6 +216,7 @@ class SimClient:
                 self._introduced(reply)
                 self._heard_s = sent_s
                 self._link = link
+                self._linked.set()
         return self._link
 
     def _introduced(self, reply: Any) -> None:
@@ -247,10 +252,12 @@ class SimClient:
             link.send(lambda: link.node.receive(request, _ignore, link.far_end), what="RecallDone")
 
     async def _renew(self) -> NoReturn:
-        """Keep the session's lease alive until cancelled."""
+        """Keep the session's lease alive until cancelled; at once when it was taken up again."""
         while True:
-            await trio.sleep(LEASE_S / 3)
+            with trio.move_on_after(LEASE_S / 3):
+                await self._linked.wait()
             link = self._link or await self._connect()
+            self._linked = trio.Event()
             request = metadata_pb2.RenewSessionRequest(session_id=self._session_id)
             try:
                 reply: Any = await self._attempt(request, link, RESUME_S)

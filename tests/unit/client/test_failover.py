@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.client.masters import Masters, Mount, masters
+from tests.unit.client.masters import LEASE_S, Masters, Mount, masters
 from tests.unit.node.serving import open_machine
 from wormfs.client.filesystem import Handle
 from wormfs.core.errors import DataLossError, NotFoundError
@@ -66,6 +66,18 @@ async def test_a_call_that_hangs_on_a_cut_off_master_goes_to_the_next(tmp_path: 
         await made.lead(1)
         with trio.fail_after(3.0):
             await answered.wait()
+
+
+async def test_a_session_with_nothing_to_do_says_at_once_that_it_resumed(tmp_path: Path) -> None:
+    """Others wait for it: what a master was asked may have been given up before it came."""
+    async with masters(tmp_path) as made, made.mount("idle") as idle:
+        made.opened = trio.Event()
+        await made.lead(1)
+        with trio.fail_after(2 * LEASE_S):
+            await made.opened.wait()
+        with trio.fail_after(LEASE_S / 6):  # half of the time until it renews next
+            while made.service.leases.must_wait(idle.fs.session.session_id):  # noqa: ASYNC110 - no event
+                await trio.sleep(0.01)
 
 
 async def test_a_call_that_the_master_holds_back_is_waited_for(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The lease table: examples, and a random machine with a model of what clients cache."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -118,10 +119,13 @@ def test_grace_lasts_until_every_known_session_resumed_or_expired() -> None:
     assert not table.renew(2, 101.0)  # it must resume first
     assert table.resume(1, 101.0, opens=[7, 7], writes=[8]) == (8,)
     assert table.resume(2, 101.0, opens=[], writes=[8, 9]) == (9,)  # the first claim of 8 won
-    assert table.in_grace
+    assert table.heard(1, 101.0)
+    assert not table.heard(1, 101.0)
     assert table.expired(106.0) == [3]
     assert table.must_wait(1)
     table.end_session(3)
+    assert table.must_wait(1)  # what 2 resumed by may have been given up long ago
+    assert table.heard(2, 106.0)
     assert not table.in_grace
     assert table.resume(3, 107.0, opens=[], writes=[]) is None
     assert table.is_open(7)
@@ -135,8 +139,10 @@ def test_grace_waits_for_what_other_sessions_kernels_still_cache() -> None:
     table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
     table.restore([1, 2], 100.0)
     table.resume(1, 101.0, opens=[], writes=[], cached_s=3.0)
+    table.heard(1, 102.0)
     assert table.must_wait(1)  # 2 has not resumed
     table.resume(2, 101.0, opens=[], writes=[])
+    table.heard(2, 101.0)
     assert not table.must_wait(1)  # its own caches are no harm to it
     assert table.must_wait(2)
     assert table.must_wait(0)
@@ -144,6 +150,33 @@ def test_grace_waits_for_what_other_sessions_kernels_still_cache() -> None:
     assert table.settle(104.0)
     assert not table.must_wait(2)
     assert not table.in_grace
+
+
+def test_a_session_that_is_not_heard_of_may_resume_again_as_if_it_had_not() -> None:
+    """What it resumed by was given up: only what it claims in the end is true."""
+    table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+    table.restore([1], 100.0)
+    assert table.resume(1, 101.0, opens=[7], writes=[7], cached_s=3.0) == (7,)
+    assert table.resume(1, 102.0, opens=[8], writes=[8], cached_s=1.0) == (8,)
+    assert not table.settle(105.9)
+    assert table.heard(1, 102.5)
+    assert not table.settle(102.9)
+    assert table.settle(103.0)
+    assert (table.is_open(7), table.is_open(8)) == (False, True)
+    assert table.resume(1, 104.0, opens=[8], writes=[8, 9]) == (8,)  # that it wants 9 is no claim any more
+
+
+@pytest.mark.parametrize("end", ["lapse", "end_session"])
+def test_a_session_that_is_gone_is_not_waited_for(end: str) -> None:
+    table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+    table.restore([1], 100.0)
+    table.resume(1, 101.0, opens=[], writes=[], cached_s=3.0)
+    if end == "lapse":
+        table.lapse(1, 107.0)
+    else:
+        table.end_session(1)
+    assert not table.in_grace
+    assert not table.heard(1, 107.0)
 
 
 def test_resuming_keeps_leases_claimed_and_unanswered_recalls() -> None:

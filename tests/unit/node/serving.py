@@ -76,13 +76,19 @@ class Mount:
         )
         reply = await self.call(m.METADATA_OPEN_SESSION, request)
         self.session = reply.session_id
+        if known:
+            await self.renew()
         return reply
+
+    async def renew(self) -> bool:
+        """As clients do at once when they have resumed, which counts from then on."""
+        request = metadata_pb2.RenewSessionRequest(session_id=self.session)
+        return (await self.call(m.METADATA_RENEW_SESSION, request)).known
 
     async def keep_alive(self) -> None:
         """Renew until cancelled."""
         while True:
-            request = metadata_pb2.RenewSessionRequest(session_id=self.session)
-            assert (await self.call(m.METADATA_RENEW_SESSION, request)).known
+            assert await self.renew()
             await trio.sleep(0.2)
 
     async def lookup(self, name: bytes) -> types_pb2.Attributes:

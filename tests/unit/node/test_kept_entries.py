@@ -12,7 +12,7 @@ import trio.testing
 
 from tests.unit.metadata.test_adopt import make
 from tests.unit.node.serving import Mount, Served, open_machine, serving
-from wormfs.core.errors import NotFoundError
+from wormfs.core.errors import NotFoundError, UnavailableError
 from wormfs.rpc import methods as m
 from wormfs.rpc.v1 import metadata_pb2, types_pb2
 
@@ -45,11 +45,18 @@ def kept(tmp_path: Path) -> Kept:
     return Kept(after, entries, told)
 
 
-async def resume(mount: Mount, session: int, entries: Sequence[bytes] = ()) -> metadata_pb2.OpenSessionReply:
-    request = metadata_pb2.OpenSessionRequest(session_id=session, label="test", kept_entries=entries)
+async def resume(
+    mount: Mount, session: int, entries: Sequence[bytes] = (), *, given_up: bool = False, attempt: int = 0
+) -> metadata_pb2.OpenSessionReply:
+    """`given_up`: its client does not wait for the answer, and says no more on that connection."""
+    request = metadata_pb2.OpenSessionRequest(
+        session_id=session, label="test", kept_entries=entries, attempt=attempt
+    )
     reply = await mount.call(m.METADATA_OPEN_SESSION, request)
     assert (reply.resumed, reply.session_id) == (True, session)
     mount.session = session
+    if not given_up:
+        assert await mount.renew()
     return reply
 
 
@@ -99,11 +106,62 @@ async def test_a_session_that_was_silent_loses_nothing_while_nobody_was_served(k
 
 
 async def test_a_late_resume_of_an_older_connection_costs_no_entries(kept: Kept) -> None:
-    """It was sent before the entries were: the session hands them over on the connection it lives on."""
+    """It was sent before the entries were: nobody is served until the session is heard of again."""
+    async with serving(kept.folder) as served, mounts(served) as (mine, other):
+        await resume(other, OTHER)
+        async with served.mount(session=False) as late:
+            assert not (await resume(late, MINE, given_up=True, attempt=1)).entries_lost
+        seen: list[types_pb2.Attributes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def look() -> None:
+                seen.append(await other.lookup(b"two"))
+
+            nursery.start_soon(look)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not seen
+            assert not (await resume(mine, MINE, kept.entries, attempt=2)).entries_lost
+        assert seen == [kept.told[1]]
+
+
+async def test_what_a_session_claims_counts_anew_while_it_was_not_heard(kept: Kept) -> None:
+    """It took the lease after it had given up the attempt which a new master reads late."""
+    inode = kept.told[0].inode
     async with serving(kept.folder) as served, mounts(served) as (mine, late):
-        assert not (await resume(late, MINE)).entries_lost
+        await resume(late, MINE, given_up=True)
+        request = metadata_pb2.OpenSessionRequest(
+            session_id=MINE, open_inodes=[inode], write_leases=[inode], kept_entries=kept.entries
+        )
+        reply = await mine.call(m.METADATA_OPEN_SESSION, request)
+        assert reply.granted_write_leases == [inode]
+
+
+async def test_a_session_that_is_not_heard_of_loses_its_lease_in_time(kept: Kept) -> None:
+    async with serving(kept.folder, lease_s=1.0) as served, mounts(served) as (mine, late):
+        await resume(late, OTHER, given_up=True)
         assert not (await resume(mine, MINE, kept.entries)).entries_lost
-        assert served.machine.has_kept(MINE, kept.entries)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mine.keep_alive)
+            with trio.fail_after(5):
+                assert await mine.lookup(b"two") == kept.told[1]
+            nursery.cancel_scope.cancel()
+        assert served.master.leases.lapsed == {OTHER}
+
+
+async def test_an_attempt_that_was_given_up_moves_no_session_back(kept: Kept) -> None:
+    """It tells of the files that were open, and the leases that were held, when it was sent."""
+    inode = kept.told[0].inode
+    async with serving(kept.folder) as served, mounts(served) as (mine, late):
+        request = metadata_pb2.OpenSessionRequest(
+            session_id=MINE, open_inodes=[inode], write_leases=[inode], kept_entries=kept.entries, attempt=2
+        )
+        await mine.call(m.METADATA_OPEN_SESSION, request)
+        mine.session = MINE
+        with pytest.raises(UnavailableError, match="taken up again"):
+            await resume(late, MINE, attempt=1)
+        assert await mine.renew()
+        assert served.master.leases.is_open(inode)
+        assert served.master.leases.writers == {inode: MINE}
 
 
 async def test_a_session_that_was_given_up_is_not_told_of_a_loss_of_what_the_log_has(kept: Kept) -> None:

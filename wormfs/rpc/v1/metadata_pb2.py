@@ -26,7 +26,7 @@ from wormfs.rpc.v1 import types_pb2 as wormfs_dot_v1_dot_types__pb2
 from wormfs.rpc.v1 import filesystem_pb2 as wormfs_dot_v1_dot_filesystem__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18wormfs/v1/metadata.proto\x12\twormfs.v1\x1a\x15wormfs/v1/types.proto\x1a\x1awormfs/v1/filesystem.proto\"\xa2\x01\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bopen_inodes\x18\x03 \x03(\x04\x12\x14\n\x0cwrite_leases\x18\x04 \x03(\x04\x12\x11\n\tcached_ms\x18\x05 \x01(\r\x12\x15\n\rkeeps_entries\x18\x06 \x01(\x08\x12\x14\n\x0ckept_entries\x18\x07 \x03(\x0c\"\x91\x01\n\x10OpenSessionReply\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x1c\n\x14granted_write_leases\x18\x04 \x03(\x04\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x14\n\x0c\x65ntries_lost\x18\x06 \x01(\x08\"<\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\tforgotten\x18\x02 \x03(\x04\"<\n\x11RenewSessionReply\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x18\n\x10settled_sequence\x18\x02 \x01(\x04\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\"p\n\x06Recall\x12\x11\n\trecall_id\x18\x01 \x01(\x04\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\r\n\x05names\x18\x03 \x03(\x0c\x12\x12\n\nattributes\x18\x04 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x08\x12\x13\n\x0bwrite_lease\x18\x06 \x01(\x08\"P\n\x0bKeepEntries\x12\x18\n\x10settled_sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x03(\x0c\":\n\x11RecallDoneRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\trecall_id\x18\x02 \x01(\x04\"d\n\x0fOpenFileRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\r\n\x05write\x18\x03 \x01(\x08\x12\x10\n\x08truncate\x18\x04 \x01(\x08\"G\n\x11\x43loseFilesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0e\n\x06inodes\x18\x02 \x03(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\"i\n\x11GetFileMapRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\x84\x02\n\x0c\x46ileMapReply\x12)\n\nattributes\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\"\n\x07stripes\x18\x04 \x03(\x0b\x32\x11.wormfs.v1.Stripe\x12\"\n\x07\x65xtents\x18\x05 \x03(\x0b\x32\x11.wormfs.v1.Extent\x12\x13\n\x0bwrite_lease\x18\x06 \x01(\x08\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0f\n\x07\x63reated\x18\x08 \x01(\x08\x12%\n\x06parent\x18\t \x01(\x0b\x32\x15.wormfs.v1.Attributes\"u\n\x10\x44irectoriesReply\x12%\n\x06parent\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12)\n\nnew_parent\x18\x02 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12\x0f\n\x07touched\x18\x03 \x03(\x04\"L\n\x18\x41\x63quireWriteLeaseRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\"\x83\x01\n\x16\x41llocateStripesRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x15\n\rsuspect_disks\x18\x04 \x03(\r\x12\x11\n\tabandoned\x18\x05 \x03(\x04\":\n\x14\x41llocateStripesReply\x12\"\n\x07stripes\x18\x01 \x03(\x0b\x32\x11.wormfs.v1.Stripe\"\xb4\x01\n\x12\x43ommitWriteRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\"\n\x07stripes\x18\x03 \x03(\x0b\x32\x11.wormfs.v1.Stripe\x12\"\n\x07\x65xtents\x18\x04 \x03(\x0b\x32\x11.wormfs.v1.Extent\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x10\n\x08mtime_ns\x18\x06 \x01(\x03\"\x95\x01\n\x14ReplaceStripeRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x15\n\rold_stripe_id\x18\x05 \x01(\x04\x12\x15\n\rnew_stripe_id\x18\x06 \x01(\x04\"!\n\x0bSyncRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x32\xba\r\n\x08Metadata\x12I\n\x0bOpenSession\x12\x1d.wormfs.v1.OpenSessionRequest\x1a\x1b.wormfs.v1.OpenSessionReply\x12L\n\x0cRenewSession\x12\x1e.wormfs.v1.RenewSessionRequest\x1a\x1c.wormfs.v1.RenewSessionReply\x12@\n\x0c\x43loseSession\x12\x1e.wormfs.v1.CloseSessionRequest\x1a\x10.wormfs.v1.Empty\x12<\n\nRecallDone\x12\x1c.wormfs.v1.RecallDoneRequest\x1a\x10.wormfs.v1.Empty\x12\x38\n\x06Lookup\x12\x18.wormfs.v1.LookupRequest\x1a\x14.wormfs.v1.AttrReply\x12:\n\x07GetAttr\x12\x19.wormfs.v1.GetAttrRequest\x1a\x14.wormfs.v1.AttrReply\x12:\n\x07SetAttr\x12\x19.wormfs.v1.SetAttrRequest\x1a\x14.wormfs.v1.AttrReply\x12=\n\x07ReadDir\x12\x19.wormfs.v1.ReadDirRequest\x1a\x17.wormfs.v1.ReadDirReply\x12?\n\x08MakeNode\x12\x1a.wormfs.v1.MakeNodeRequest\x1a\x17.wormfs.v1.FileMapReply\x12@\n\x08ReadLink\x12\x1a.wormfs.v1.ReadLinkRequest\x1a\x18.wormfs.v1.ReadLinkReply\x12\x34\n\x04Link\x12\x16.wormfs.v1.LinkRequest\x1a\x14.wormfs.v1.AttrReply\x12?\n\x06Rename\x12\x18.wormfs.v1.RenameRequest\x1a\x1b.wormfs.v1.DirectoriesReply\x12?\n\x06Unlink\x12\x18.wormfs.v1.UnlinkRequest\x1a\x1b.wormfs.v1.DirectoriesReply\x12\x45\n\tRemoveDir\x12\x1b.wormfs.v1.RemoveDirRequest\x1a\x1b.wormfs.v1.DirectoriesReply\x12\x38\n\x08SetXattr\x12\x1a.wormfs.v1.SetXattrRequest\x1a\x10.wormfs.v1.Empty\x12@\n\x08GetXattr\x12\x1a.wormfs.v1.GetXattrRequest\x1a\x18.wormfs.v1.GetXattrReply\x12\x46\n\nListXattrs\x12\x1c.wormfs.v1.ListXattrsRequest\x1a\x1a.wormfs.v1.ListXattrsReply\x12>\n\x0bRemoveXattr\x12\x1d.wormfs.v1.RemoveXattrRequest\x1a\x10.wormfs.v1.Empty\x12:\n\x06StatFs\x12\x18.wormfs.v1.StatFsRequest\x1a\x16.wormfs.v1.StatFsReply\x12?\n\x08OpenFile\x12\x1a.wormfs.v1.OpenFileRequest\x1a\x17.wormfs.v1.FileMapReply\x12<\n\nCloseFiles\x12\x1c.wormfs.v1.CloseFilesRequest\x1a\x10.wormfs.v1.Empty\x12\x43\n\nGetFileMap\x12\x1c.wormfs.v1.GetFileMapRequest\x1a\x17.wormfs.v1.FileMapReply\x12Q\n\x11\x41\x63quireWriteLease\x12#.wormfs.v1.AcquireWriteLeaseRequest\x1a\x17.wormfs.v1.FileMapReply\x12U\n\x0f\x41llocateStripes\x12!.wormfs.v1.AllocateStripesRequest\x1a\x1f.wormfs.v1.AllocateStripesReply\x12\x42\n\x0b\x43ommitWrite\x12\x1d.wormfs.v1.CommitWriteRequest\x1a\x14.wormfs.v1.AttrReply\x12\x30\n\x04Sync\x12\x16.wormfs.v1.SyncRequest\x1a\x10.wormfs.v1.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18wormfs/v1/metadata.proto\x12\twormfs.v1\x1a\x15wormfs/v1/types.proto\x1a\x1awormfs/v1/filesystem.proto\"\xb3\x01\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bopen_inodes\x18\x03 \x03(\x04\x12\x14\n\x0cwrite_leases\x18\x04 \x03(\x04\x12\x11\n\tcached_ms\x18\x05 \x01(\r\x12\x15\n\rkeeps_entries\x18\x06 \x01(\x08\x12\x14\n\x0ckept_entries\x18\x07 \x03(\x0c\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\x04\"\x91\x01\n\x10OpenSessionReply\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x1c\n\x14granted_write_leases\x18\x04 \x03(\x04\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x14\n\x0c\x65ntries_lost\x18\x06 \x01(\x08\"<\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\tforgotten\x18\x02 \x03(\x04\"<\n\x11RenewSessionReply\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x18\n\x10settled_sequence\x18\x02 \x01(\x04\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\"p\n\x06Recall\x12\x11\n\trecall_id\x18\x01 \x01(\x04\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\r\n\x05names\x18\x03 \x03(\x0c\x12\x12\n\nattributes\x18\x04 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x08\x12\x13\n\x0bwrite_lease\x18\x06 \x01(\x08\"P\n\x0bKeepEntries\x12\x18\n\x10settled_sequence\x18\x01 \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x03(\x0c\":\n\x11RecallDoneRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x11\n\trecall_id\x18\x02 \x01(\x04\"d\n\x0fOpenFileRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\r\n\x05write\x18\x03 \x01(\x08\x12\x10\n\x08truncate\x18\x04 \x01(\x08\"G\n\x11\x43loseFilesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0e\n\x06inodes\x18\x02 \x03(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\"i\n\x11GetFileMapRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\x84\x02\n\x0c\x46ileMapReply\x12)\n\nattributes\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\"\n\x07stripes\x18\x04 \x03(\x0b\x32\x11.wormfs.v1.Stripe\x12\"\n\x07\x65xtents\x18\x05 \x03(\x0b\x32\x11.wormfs.v1.Extent\x12\x13\n\x0bwrite_lease\x18\x06 \x01(\x08\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0f\n\x07\x63reated\x18\x08 \x01(\x08\x12%\n\x06parent\x18\t \x01(\x0b\x32\x15.wormfs.v1.Attributes\"u\n\x10\x44irectoriesReply\x12%\n\x06parent\x18\x01 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12)\n\nnew_parent\x18\x02 \x01(\x0b\x32\x15.wormfs.v1.Attributes\x12\x0f\n\x07touched\x18\x03 \x03(\x04\"L\n\x18\x41\x63quireWriteLeaseRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\"\x83\x01\n\x16\x41llocateStripesRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x15\n\rsuspect_disks\x18\x04 \x03(\r\x12\x11\n\tabandoned\x18\x05 \x03(\x04\":\n\x14\x41llocateStripesReply\x12\"\n\x07stripes\x18\x01 \x03(\x0b\x32\x11.wormfs.v1.Stripe\"\xb4\x01\n\x12\x43ommitWriteRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\"\n\x07stripes\x18\x03 \x03(\x0b\x32\x11.wormfs.v1.Stripe\x12\"\n\x07\x65xtents\x18\x04 \x03(\x0b\x32\x11.wormfs.v1.Extent\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x10\n\x08mtime_ns\x18\x06 \x01(\x03\"\x95\x01\n\x14ReplaceStripeRequest\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.wormfs.v1.Caller\x12\r\n\x05inode\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x15\n\rold_stripe_id\x18\x05 \x01(\x04\x12\x15\n\rnew_stripe_id\x18\x06 \x01(\x04\"!\n\x0bSyncRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x32\xba\r\n\x08Metadata\x12I\n\x0bOpenSession\x12\x1d.wormfs.v1.OpenSessionRequest\x1a\x1b.wormfs.v1.OpenSessionReply\x12L\n\x0cRenewSession\x12\x1e.wormfs.v1.RenewSessionRequest\x1a\x1c.wormfs.v1.RenewSessionReply\x12@\n\x0c\x43loseSession\x12\x1e.wormfs.v1.CloseSessionRequest\x1a\x10.wormfs.v1.Empty\x12<\n\nRecallDone\x12\x1c.wormfs.v1.RecallDoneRequest\x1a\x10.wormfs.v1.Empty\x12\x38\n\x06Lookup\x12\x18.wormfs.v1.LookupRequest\x1a\x14.wormfs.v1.AttrReply\x12:\n\x07GetAttr\x12\x19.wormfs.v1.GetAttrRequest\x1a\x14.wormfs.v1.AttrReply\x12:\n\x07SetAttr\x12\x19.wormfs.v1.SetAttrRequest\x1a\x14.wormfs.v1.AttrReply\x12=\n\x07ReadDir\x12\x19.wormfs.v1.ReadDirRequest\x1a\x17.wormfs.v1.ReadDirReply\x12?\n\x08MakeNode\x12\x1a.wormfs.v1.MakeNodeRequest\x1a\x17.wormfs.v1.FileMapReply\x12@\n\x08ReadLink\x12\x1a.wormfs.v1.ReadLinkRequest\x1a\x18.wormfs.v1.ReadLinkReply\x12\x34\n\x04Link\x12\x16.wormfs.v1.LinkRequest\x1a\x14.wormfs.v1.AttrReply\x12?\n\x06Rename\x12\x18.wormfs.v1.RenameRequest\x1a\x1b.wormfs.v1.DirectoriesReply\x12?\n\x06Unlink\x12\x18.wormfs.v1.UnlinkRequest\x1a\x1b.wormfs.v1.DirectoriesReply\x12\x45\n\tRemoveDir\x12\x1b.wormfs.v1.RemoveDirRequest\x1a\x1b.wormfs.v1.DirectoriesReply\x12\x38\n\x08SetXattr\x12\x1a.wormfs.v1.SetXattrRequest\x1a\x10.wormfs.v1.Empty\x12@\n\x08GetXattr\x12\x1a.wormfs.v1.GetXattrRequest\x1a\x18.wormfs.v1.GetXattrReply\x12\x46\n\nListXattrs\x12\x1c.wormfs.v1.ListXattrsRequest\x1a\x1a.wormfs.v1.ListXattrsReply\x12>\n\x0bRemoveXattr\x12\x1d.wormfs.v1.RemoveXattrRequest\x1a\x10.wormfs.v1.Empty\x12:\n\x06StatFs\x12\x18.wormfs.v1.StatFsRequest\x1a\x16.wormfs.v1.StatFsReply\x12?\n\x08OpenFile\x12\x1a.wormfs.v1.OpenFileRequest\x1a\x17.wormfs.v1.FileMapReply\x12<\n\nCloseFiles\x12\x1c.wormfs.v1.CloseFilesRequest\x1a\x10.wormfs.v1.Empty\x12\x43\n\nGetFileMap\x12\x1c.wormfs.v1.GetFileMapRequest\x1a\x17.wormfs.v1.FileMapReply\x12Q\n\x11\x41\x63quireWriteLease\x12#.wormfs.v1.AcquireWriteLeaseRequest\x1a\x17.wormfs.v1.FileMapReply\x12U\n\x0f\x41llocateStripes\x12!.wormfs.v1.AllocateStripesRequest\x1a\x1f.wormfs.v1.AllocateStripesReply\x12\x42\n\x0b\x43ommitWrite\x12\x1d.wormfs.v1.CommitWriteRequest\x1a\x14.wormfs.v1.AttrReply\x12\x30\n\x04Sync\x12\x16.wormfs.v1.SyncRequest\x1a\x10.wormfs.v1.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,43 +34,43 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wormfs.v1.metadata_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPENSESSIONREQUEST']._serialized_start=91
-  _globals['_OPENSESSIONREQUEST']._serialized_end=253
-  _globals['_OPENSESSIONREPLY']._serialized_start=256
-  _globals['_OPENSESSIONREPLY']._serialized_end=401
-  _globals['_RENEWSESSIONREQUEST']._serialized_start=403
-  _globals['_RENEWSESSIONREQUEST']._serialized_end=463
-  _globals['_RENEWSESSIONREPLY']._serialized_start=465
-  _globals['_RENEWSESSIONREPLY']._serialized_end=525
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=527
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=568
-  _globals['_RECALL']._serialized_start=570
-  _globals['_RECALL']._serialized_end=682
-  _globals['_KEEPENTRIES']._serialized_start=684
-  _globals['_KEEPENTRIES']._serialized_end=764
-  _globals['_RECALLDONEREQUEST']._serialized_start=766
-  _globals['_RECALLDONEREQUEST']._serialized_end=824
-  _globals['_OPENFILEREQUEST']._serialized_start=826
-  _globals['_OPENFILEREQUEST']._serialized_end=926
-  _globals['_CLOSEFILESREQUEST']._serialized_start=928
-  _globals['_CLOSEFILESREQUEST']._serialized_end=999
-  _globals['_GETFILEMAPREQUEST']._serialized_start=1001
-  _globals['_GETFILEMAPREQUEST']._serialized_end=1106
-  _globals['_FILEMAPREPLY']._serialized_start=1109
-  _globals['_FILEMAPREPLY']._serialized_end=1369
-  _globals['_DIRECTORIESREPLY']._serialized_start=1371
-  _globals['_DIRECTORIESREPLY']._serialized_end=1488
-  _globals['_ACQUIREWRITELEASEREQUEST']._serialized_start=1490
-  _globals['_ACQUIREWRITELEASEREQUEST']._serialized_end=1566
-  _globals['_ALLOCATESTRIPESREQUEST']._serialized_start=1569
-  _globals['_ALLOCATESTRIPESREQUEST']._serialized_end=1700
-  _globals['_ALLOCATESTRIPESREPLY']._serialized_start=1702
-  _globals['_ALLOCATESTRIPESREPLY']._serialized_end=1760
-  _globals['_COMMITWRITEREQUEST']._serialized_start=1763
-  _globals['_COMMITWRITEREQUEST']._serialized_end=1943
-  _globals['_REPLACESTRIPEREQUEST']._serialized_start=1946
-  _globals['_REPLACESTRIPEREQUEST']._serialized_end=2095
-  _globals['_SYNCREQUEST']._serialized_start=2097
-  _globals['_SYNCREQUEST']._serialized_end=2130
-  _globals['_METADATA']._serialized_start=2133
-  _globals['_METADATA']._serialized_end=3855
+  _globals['_OPENSESSIONREQUEST']._serialized_end=270
+  _globals['_OPENSESSIONREPLY']._serialized_start=273
+  _globals['_OPENSESSIONREPLY']._serialized_end=418
+  _globals['_RENEWSESSIONREQUEST']._serialized_start=420
+  _globals['_RENEWSESSIONREQUEST']._serialized_end=480
+  _globals['_RENEWSESSIONREPLY']._serialized_start=482
+  _globals['_RENEWSESSIONREPLY']._serialized_end=542
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=544
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=585
+  _globals['_RECALL']._serialized_start=587
+  _globals['_RECALL']._serialized_end=699
+  _globals['_KEEPENTRIES']._serialized_start=701
+  _globals['_KEEPENTRIES']._serialized_end=781
+  _globals['_RECALLDONEREQUEST']._serialized_start=783
+  _globals['_RECALLDONEREQUEST']._serialized_end=841
+  _globals['_OPENFILEREQUEST']._serialized_start=843
+  _globals['_OPENFILEREQUEST']._serialized_end=943
+  _globals['_CLOSEFILESREQUEST']._serialized_start=945
+  _globals['_CLOSEFILESREQUEST']._serialized_end=1016
+  _globals['_GETFILEMAPREQUEST']._serialized_start=1018
+  _globals['_GETFILEMAPREQUEST']._serialized_end=1123
+  _globals['_FILEMAPREPLY']._serialized_start=1126
+  _globals['_FILEMAPREPLY']._serialized_end=1386
+  _globals['_DIRECTORIESREPLY']._serialized_start=1388
+  _globals['_DIRECTORIESREPLY']._serialized_end=1505
+  _globals['_ACQUIREWRITELEASEREQUEST']._serialized_start=1507
+  _globals['_ACQUIREWRITELEASEREQUEST']._serialized_end=1583
+  _globals['_ALLOCATESTRIPESREQUEST']._serialized_start=1586
+  _globals['_ALLOCATESTRIPESREQUEST']._serialized_end=1717
+  _globals['_ALLOCATESTRIPESREPLY']._serialized_start=1719
+  _globals['_ALLOCATESTRIPESREPLY']._serialized_end=1777
+  _globals['_COMMITWRITEREQUEST']._serialized_start=1780
+  _globals['_COMMITWRITEREQUEST']._serialized_end=1960
+  _globals['_REPLACESTRIPEREQUEST']._serialized_start=1963
+  _globals['_REPLACESTRIPEREQUEST']._serialized_end=2112
+  _globals['_SYNCREQUEST']._serialized_start=2114
+  _globals['_SYNCREQUEST']._serialized_end=2147
+  _globals['_METADATA']._serialized_start=2150
+  _globals['_METADATA']._serialized_end=3872
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session_id", "label", "open_inodes", "write_leases", "cached_ms", "keeps_entries", "kept_entries")
+    __slots__ = ("session_id", "label", "open_inodes", "write_leases", "cached_ms", "keeps_entries", "kept_entries", "attempt")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     OPEN_INODES_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class OpenSessionRequest(_message.Message):
     CACHED_MS_FIELD_NUMBER: _ClassVar[int]
     KEEPS_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     KEPT_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     label: str
     open_inodes: _containers.RepeatedScalarFieldContainer[int]
@@ -24,7 +25,8 @@ class OpenSessionRequest(_message.Message):
     cached_ms: int
     keeps_entries: bool
     kept_entries: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, session_id: _Optional[int] = ..., label: _Optional[str] = ..., open_inodes: _Optional[_Iterable[int]] = ..., write_leases: _Optional[_Iterable[int]] = ..., cached_ms: _Optional[int] = ..., keeps_entries: _Optional[bool] = ..., kept_entries: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, session_id: _Optional[int] = ..., label: _Optional[str] = ..., open_inodes: _Optional[_Iterable[int]] = ..., write_leases: _Optional[_Iterable[int]] = ..., cached_ms: _Optional[int] = ..., keeps_entries: _Optional[bool] = ..., kept_entries: _Optional[_Iterable[bytes]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
     __slots__ = ("session_id", "lease_ms", "resumed", "granted_write_leases", "cluster_id", "entries_lost")
