@@ -105,14 +105,7 @@ def _no_grace(table: Any, number: int) -> bool:
     return number in table._grace and table._grace[number] == float("inf")
 
 
-def _heard_at_once(table: Any, number: int, now_s: float, **claims: Any) -> Any:
-    granted = RESUME(table, number, now_s, **claims)
-    table.heard(number, now_s)
-    return granted
-
-
 PUSHED = SimClient._pushed
-RESUME = LeaseTable.resume
 PLANTED: dict[str, tuple[Any, str, Any]] = {
     "no epoch in the append's compares": (etcd_log, "compare_value", _compare_no(b"/epoch")),
     "no head in the append's compares": (etcd_log, "compare_value", _compare_no(b"/head")),
@@ -139,7 +132,6 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "numbers told are given out again": (machine, "skip_told", lambda _: ev.NumbersSkipped(0)),
     "entries are not adopted": (MasterService, "_adopt", _adopt_nothing),
     "no grace after an election": (LeaseTable, "must_wait", _no_grace),
-    "a resume counts before its client knows": (LeaseTable, "resume", _heard_at_once),
 }
 
 

@@ -30,7 +30,6 @@ from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
 from wormfs.store import layout
 
 STATUS_PATIENCE_S = 2.0
-ADMIT_CHECK_S = 0.5
 LOCATE_DEFAULT = 256
 LOCATE_MAX = 4096
 FORGET_PAGE = 1000
@@ -78,14 +77,6 @@ class ClusterService:
         for method, handler in handlers:
             registry.add(method, confirming(self._machine, handler))
         registry.add(m.CLUSTER_FSCK, self._fsck)
-
-    async def _admit(self) -> None:
-        """Wait until files may be told of. Raises NotMasterError: the wait would not end here any more."""
-        while True:
-            with trio.move_on_after(ADMIT_CHECK_S):
-                await self._master.admit()
-                return
-            await self._machine.confirm()
 
     async def _get_map(
         self, _: RequestContext, __: pb.GetClusterMapRequest, ___: DataBuffer | None
@@ -254,7 +245,7 @@ class ClusterService:
         self, _: RequestContext, request: pb.ForgetDiskRequest, __: DataBuffer | None
     ) -> types_pb2.Empty:
         """Refused while a stripe has a chunk there: then the disk is still worth bringing back."""
-        await self._admit()
+        await self._master.admit()
         disk = request.disk
         self._members.node_of(disk)  # NotFoundError
         if self._members.is_online(disk):
@@ -282,7 +273,7 @@ class ClusterService:
     async def _locate(
         self, _: RequestContext, request: pb.LocateRequest, __: DataBuffer | None
     ) -> pb.LocateReply:
-        await self._admit()
+        await self._master.admit()
         inode = self._resolve(request.path)
         count = min(request.limit or LOCATE_DEFAULT, LOCATE_MAX)
         query = metadata_pb2.GetFileMapRequest(inode=inode, first_index=request.after_index, count=count)
@@ -326,7 +317,7 @@ class ClusterService:
         return inode
 
     async def _fsck(self, _: RequestContext, request: pb.FsckRequest) -> AsyncIterator[pb.FsckReply]:
-        await self._admit()
+        await self._master.admit()
         check = Fsck(
             self._machine,
             self._members,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import trio
 
@@ -29,6 +29,7 @@ from wormfs.codec.erasure import available_codecs
 from wormfs.core.errors import (
     InvalidError,
     NotFoundError,
+    NotMasterError,
     SessionExpiredError,
     StaleError,
     UnavailableError,
@@ -213,6 +214,7 @@ class MasterService:
         self._queued: dict[tuple[int, int], set[trio.CancelScope]] = {}
         self._grace_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._ended = False  # nobody ends sessions any more: what waits here for others would wait for ever
         self._make_plain = self._handler(_MAKE_NODE)
         self._take_lease = self._handler(_TAKE_LEASE)
         self._replace = self._handler(_CHANGE)
@@ -280,24 +282,36 @@ class MasterService:
         self.leases.restore([each.session_id for each in self._machine.sessions()], trio.current_time())
         async with trio.open_nursery() as self._nursery:
             task_status.started()
-            last_s = trio.current_time()
-            while True:
-                await trio.sleep(TICK_S)
-                now_s = trio.current_time()
-                if now_s - last_s > 4 * TICK_S:
-                    self.leases.prolong(now_s - last_s)
-                last_s = now_s
-                self.leases.age(now_s)
-                if self.leases.settle(now_s):
-                    self._grace_moved()
-                for session in self.leases.expired(now_s):
-                    log.warning("session %d is silent: its leases are gone", session)
-                    self.leases.lapse(session, now_s)
-                    self._wake()
-                    self._grace_moved()
-                for session in self.leases.given_up(now_s):
-                    log.warning("session %d expired; its unfinished writes are gone", session)
-                    self._end_session(session)
+            try:
+                await self._end_sessions()
+            finally:  # in the nursery: once it is closed, _open_session must not use it
+                self._ended = True
+                self._grace_moved()
+                self._wake()
+
+    async def _end_sessions(self) -> NoReturn:
+        last_s = trio.current_time()
+        while True:
+            await trio.sleep(TICK_S)
+            now_s = trio.current_time()
+            if now_s - last_s > 4 * TICK_S:
+                self.leases.prolong(now_s - last_s)
+            last_s = now_s
+            self.leases.age(now_s)
+            if self.leases.settle(now_s):
+                self._grace_moved()
+            for session in self.leases.expired(now_s):
+                log.warning("session %d is silent: its leases are gone", session)
+                self.leases.lapse(session, now_s)
+                self._wake()
+                self._grace_moved()
+            for session in self.leases.given_up(now_s):
+                log.warning("session %d expired; its unfinished writes are gone", session)
+                self._end_session(session)
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise NotMasterError("this node is the metadata master no more")
 
     # Requests
 
@@ -326,6 +340,7 @@ class MasterService:
     async def _admit(self, session: int, connection: ServerConnection | None) -> None:
         self._hear(session, connection)
         while self.leases.must_wait(session):
+            self._check_running()
             await self._grace_changed.wait()
         if session and session not in self.leases.sessions:
             raise SessionExpiredError(f"session {session} is unknown or expired: open a new one")
@@ -342,7 +357,10 @@ class MasterService:
             await self._grace_changed.wait()
 
     async def admit(self) -> None:
-        """Wait until others than sessions may be told of the state; no kept entries come after that."""
+        """Wait until others than sessions may be told of the state; no kept entries come after that.
+
+        Raises NotMasterError when the mastership ends meanwhile.
+        """
         await self._admit(0, None)
 
     def _check_lapsed(self, session: int) -> None:
@@ -616,6 +634,7 @@ class MasterService:
         connection = context.connection
         if connection is None:
             raise InvalidError("a session needs a stream connection; over gRPC use the FileSystem service")
+        self._check_running()
         if request.attempt and request.attempt <= self._attempts.get(request.session_id, 0):
             raise UnavailableError(f"session {request.session_id} was taken up again after this was asked")
         now_s = trio.current_time()
@@ -769,15 +788,17 @@ class MasterService:
     async def _wait_answered(self, recalls: Iterable[int]) -> None:
         for key in recalls:
             if key in self.leases.recalls:
+                self._check_running()
                 event = self._answered.get(key)
                 if event is None:
                     event = self._answered[key] = trio.Event()
                 await event.wait()
+                self._check_running()
 
     def _wake(self) -> None:
-        """Let those go on whose recalls are over."""
+        """Let those go on whose recalls are over, or will never be."""
         if self._answered:
-            for key in [key for key in self._answered if key not in self.leases.recalls]:
+            for key in [key for key in self._answered if self._ended or key not in self.leases.recalls]:
                 self._answered.pop(key).set()
 
 

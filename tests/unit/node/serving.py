@@ -127,6 +127,8 @@ class Served:
     members: Members
     master: MasterService
     address: str
+    mastership: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Ends with it; requests still come then."""
 
     @asynccontextmanager
     async def mount(self, *, session: bool = True) -> AsyncIterator[Mount]:
@@ -166,6 +168,14 @@ def join(members: Members, name: str, uuids: Sequence[str], *, free_bytes: int =
     return members.register(request).node
 
 
+async def run_master(master: MasterService, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    """Run it until the scope that it starts with is cancelled."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(master.run)
+            task_status.started(scope)
+
+
 @asynccontextmanager
 async def serving(folder: Path, *, lease_s: float = 6.0, address: str | None = None) -> AsyncIterator[Served]:
     """Serve the Metadata service of the machine in `folder` on a unix socket in `folder`."""
@@ -177,9 +187,9 @@ async def serving(folder: Path, *, lease_s: float = 6.0, address: str | None = N
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(machine.run)
-            await nursery.start(master.run)
+            mastership = await nursery.start(run_master, master)
             bound = await nursery.start(serve_streams, registry, [address or f"unix:{folder}/s"])
-            yield Served(machine, members, master, bound[0])
+            yield Served(machine, members, master, bound[0], mastership)
             nursery.cancel_scope.cancel()
     finally:
         machine.close()  # the next one of this folder would wait for its database

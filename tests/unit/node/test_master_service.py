@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from google.protobuf.message import Message
 
 from tests.unit.node.serving import FILE, POLICY, Mount, join, serving
 from wormfs.core.errors import (
     NotFoundError,
+    NotMasterError,
     NotPermittedError,
     SessionExpiredError,
     StaleError,
@@ -365,6 +367,44 @@ async def test_an_attempt_that_waits_while_its_session_moves_on_does_nothing(tmp
             before = served.machine.sequence
             await holder.answer(recall)
         assert served.machine.sequence == before
+
+
+@pytest.mark.parametrize("waits_for", ["a recall", "another's turn", "the grace"])
+async def test_what_waits_for_others_ends_with_the_mastership(tmp_path: Path, waits_for: str) -> None:
+    """Who else would end the wait tells the next master."""
+    if waits_for == "the grace":
+        async with serving(tmp_path) as served, served.mount():
+            pass
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        if waits_for != "the grace":
+            two.holding = True
+            inode = (await two.create(b"f")).attributes.inode
+        refused = 0
+
+        async def ask() -> None:
+            nonlocal refused
+            with pytest.raises(NotMasterError, match="master no more"):
+                await (one.lookup(b"f") if waits_for == "the grace" else one.take_lease(inode))
+            refused += 1
+
+        count = 2 if waits_for == "another's turn" else 1
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                for _ in range(count):
+                    nursery.start_soon(ask)
+                if waits_for != "the grace":
+                    await two.recalled()
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert refused == 0
+                served.mastership.cancel()
+        assert refused == count
+
+
+async def test_no_session_is_opened_when_the_mastership_is_over(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount(session=False) as one:
+        served.mastership.cancel()
+        with pytest.raises(NotMasterError, match="master no more"):
+            await one.open_session()
 
 
 async def test_over_grpc_there_is_no_session(tmp_path: Path) -> None:
