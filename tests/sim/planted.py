@@ -18,6 +18,7 @@ from wormfs.core import ordering
 from wormfs.core.apply import apply
 from wormfs.core.errors import NotMasterError
 from wormfs.core.leases import LeaseTable
+from wormfs.core.read_leases import ReadLeases
 from wormfs.metadata import etcd_log, machine, state_files
 from wormfs.metadata.election import Mastership
 from wormfs.metadata.etcd_log import EtcdLog
@@ -28,8 +29,11 @@ from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.node import master_service
 from wormfs.node.master_service import MasterService
 from wormfs.rpc.etcd_types import Compare, compare_absent, compare_value
+from wormfs.sim import reader
 from wormfs.sim.__main__ import guarded
 from wormfs.sim.client import SimClient
+from wormfs.sim.front import LEASE_S
+from wormfs.sim.reader import SimReader
 from wormfs.sim.seams import replaced
 from wormfs.sim.world import Size
 
@@ -51,7 +55,7 @@ async def _confirm_uncommitted(entries: Any) -> None:
         await mastership.moved()
 
 
-async def _at_once(_: object, __: int = 0) -> None:
+async def _at_once(*_: object) -> None:
     await trio.lowlevel.checkpoint()
 
 
@@ -105,7 +109,22 @@ def _no_grace(table: Any, number: int) -> bool:
     return number in table._grace and table._grace[number] == float("inf")
 
 
+def _caches_not_told(table: LeaseTable, number: int, now_s: float, **claims: Any) -> Any:
+    return RESUME(table, number, now_s, **{**claims, "cached_s": 0.0})
+
+
+def _forget_readers(table: LeaseTable, number: int, now_s: float, **claims: Any) -> Any:
+    if number in table.sessions:
+        table.sessions[number].reads = ReadLeases()
+    return RESUME(table, number, now_s, **claims)
+
+
+def _leased_for_long(reader: Any, sent_s: float) -> None:
+    reader._valid_until_s = sent_s + 2 * LEASE_S
+
+
 PUSHED = SimClient._pushed
+RESUME = LeaseTable.resume
 PLANTED: dict[str, tuple[Any, str, Any]] = {
     "no epoch in the append's compares": (etcd_log, "compare_value", _compare_no(b"/epoch")),
     "no head in the append's compares": (etcd_log, "compare_value", _compare_no(b"/head")),
@@ -132,6 +151,13 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "numbers told are given out again": (machine, "skip_told", lambda _: ev.NumbersSkipped(0)),
     "entries are not adopted": (MasterService, "_adopt", _adopt_nothing),
     "no grace after an election": (LeaseTable, "must_wait", _no_grace),
+    "changes do not wait for recalls": (MasterService, "_wait_answered", _at_once),
+    "others are told while caches still deny it": (LeaseTable, "untold_to", lambda *_: set()),
+    "readers are forgotten as they resume": (LeaseTable, "resume", _forget_readers),
+    "caches are not waited for after an election": (LeaseTable, "resume", _caches_not_told),
+    "caches outlive the lease": (SimReader, "_leased", _leased_for_long),
+    "what was recalled on its way is cached": (reader, "_leases_of", lambda _: ()),
+    "what was long on its way is cached": (reader, "SLOW_S", 60.0),
 }
 
 

@@ -135,6 +135,11 @@ class PeerTable:
         """Whether a map says that the node at this address is master."""
         return address in addresses_of_master(found, self._own_machine_id)
 
+    def learn(self, found: cluster_pb2.ClusterMap) -> None:
+        """Take over a map that came another way, if it is newer."""
+        if found.version > self.map.version:
+            self._adopt(found)
+
     def _adopt(self, new: cluster_pb2.ClusterMap) -> None:
         for node in new.nodes:
             addresses = usable_addresses(node, self._own_machine_id)

@@ -38,7 +38,10 @@ def first_recall_of(epoch: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """One unanswered recall. `cause` is the (session, operation) that waits, (0, 0) for none."""
+    """One unanswered recall. `cause` is the (session, operation) that waits, (0, 0) for none.
+
+    `changed`: all inodes of the change that it is about; `inode` is one of them.
+    """
 
     recall_id: int
     session: int
@@ -49,6 +52,7 @@ class Recall:
     write_lease: bool = False
     cause: tuple[int, int] = (0, 0)
     limit_s: float = 0.0  # the time at which the session is fenced
+    changed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +86,7 @@ class LeaseTable:
         self.writers: dict[int, int] = {}  # inode -> session
         self.recalls: dict[int, Recall] = {}
         self.recalls_of: dict[int, set[int]] = {}  # inode -> unanswered recall ids
+        self._untold: dict[int, set[int]] = {}  # inode -> unanswered recalls of changes that touched it
         self.lapsed: set[int] = set()  # sessions that must resume before they are served
         self._grace: dict[int, float] = {}  # session known before a restart -> its caches end
         self._unheard: dict[int, float] = {}  # resumed, and no word since -> its caches will end
@@ -343,8 +348,9 @@ class LeaseTable:
         names: tuple[bytes, ...] = (),
         attributes: bool = False,
         data: bool = False,
+        changed: tuple[int, ...] = (),
     ) -> list[Recall]:
-        """Recalls to push to the other readers of `inode` after a change by session `number`.
+        """Recalls to push to the other readers of `inode` after `number` changed it, with all `changed`.
 
         A recall of everything (attributes and data) ends the read lease as it is pushed: what the
         session is told later counts anew. After any other the session keeps it until it lapses: its
@@ -363,6 +369,7 @@ class LeaseTable:
                     names=names,
                     attributes=attributes,
                     data=data,
+                    changed=changed,
                 )
             )
         return recalls
@@ -396,6 +403,20 @@ class LeaseTable:
             if self.recalls[key].session != number
         }
 
+    def untold_to(self, number: int, inodes: Iterable[int]) -> set[int]:
+        """Recalls by others to wait for before `number` is told of these inodes.
+
+        A change is told to nobody while a cache denies any part of it: who was told may tell another,
+        who then looks into that cache.
+        """
+        inodes = tuple(inodes)
+        return self.owed_to(number, inodes) | {
+            key
+            for inode in inodes
+            for key in self._untold.get(inode, ())
+            if self.recalls[key].session != number
+        }
+
     def owed_for(self, cause: tuple[int, int]) -> set[int]:
         """Unanswered recalls that this (session, operation) caused: a retry waits for them."""
         return {key for key, recall in self.recalls.items() if recall.cause == cause}
@@ -411,6 +432,7 @@ class LeaseTable:
         attributes: bool = False,
         data: bool = False,
         write_lease: bool = False,
+        changed: tuple[int, ...] = (),
     ) -> Recall:
         recall = Recall(
             self._next_recall,
@@ -422,19 +444,21 @@ class LeaseTable:
             write_lease,
             cause,
             now_s + self.recall_limit_s,
+            changed,
         )
         self._next_recall += 1
         self.recalls[recall.recall_id] = recall
         self.recalls_of.setdefault(inode, set()).add(recall.recall_id)
+        for each in changed:
+            self._untold.setdefault(each, set()).add(recall.recall_id)
         self.sessions[session].recalls[recall.recall_id] = recall
         return recall
 
     def _drop_recall(self, recall: Recall) -> None:
         del self.recalls[recall.recall_id]
-        owed = self.recalls_of[recall.inode]
-        owed.discard(recall.recall_id)
-        if not owed:
-            del self.recalls_of[recall.inode]
+        _forget(self.recalls_of, recall.inode, recall.recall_id)
+        for inode in recall.changed:
+            _forget(self._untold, inode, recall.recall_id)
         session = self.sessions.get(recall.session)
         if session is not None:
             session.recalls.pop(recall.recall_id, None)
@@ -445,3 +469,10 @@ class LeaseTable:
             session.writes.discard(inode)
             del self.writers[inode]
             session.reads.grant((inode,), session.opens)
+
+
+def _forget(recalls: dict[int, set[int]], inode: int, recall_id: int) -> None:
+    owed = recalls[inode]
+    owed.discard(recall_id)
+    if not owed:
+        del recalls[inode]

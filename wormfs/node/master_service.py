@@ -9,8 +9,10 @@ How one request goes (docs/internals.md, "Leases as the master keeps them"):
    (`_Gates`); requests about other inodes pass, and so does the session that is being recalled.
 3. In one step without a switch: execute, note the session as reader of what the reply tells, push
    recalls to the other readers of what changed.
-4. The reply leaves when all those recalls are answered, or their sessions have ended. With a log on
-   several servers it also waits until they have all it tells of, but for early answers.
+4. The reply leaves when all those recalls are answered, or their sessions have ended; and so do replies
+   and errors that tell of the change to others meanwhile: nobody must know of it while a cache still
+   tells of what was before. With a log on several servers it also waits until they have all it tells
+   of, but for early answers.
 
 A request that meets no foreign lease does 1 to 4 without waiting, which makes it cheap.
 """
@@ -329,7 +331,11 @@ class MasterService:
             exclusive = rule.exclusive(request) if rule.exclusive is not None else 0
             if self._meets_leases(session, request, exclusive):
                 return await self._perform_in_turn(rule, session, connection, request, exclusive)
-            reply, owed = perform(rule, session, request, exclusive)
+            try:
+                reply, owed = perform(rule, session, request, exclusive)
+            except WormError:
+                await self._wait_untold(session, request)
+                raise
             if owed:
                 await self._wait_answered(owed)
                 leases.read_again(session, rule.told(request, reply))
@@ -387,9 +393,15 @@ class MasterService:
                 self._note_operation(rule, session, request, reply)
             if exclusive:
                 reply.write_lease = self.leases.grant_write(session, exclusive)
-        if not rule.changes:
+        if rule.changes:
+            self._recall_others(session, request.caller.operation, outcome)
+        if not self.leases.recalls:
             return reply, ()
-        return reply, self._recall_others(session, request.caller, outcome)
+        told = {*rule.told(request, reply), *(touch.inode for touch in outcome.touched)}
+        # A retry executes nothing, yet must wait for what its first try recalled.
+        operation = request.caller.operation
+        repeated = self.leases.owed_for((session, operation)) if operation else set()
+        return reply, self.leases.untold_to(session, told) | repeated
 
     def _check_lease(self, session: int, request: Any) -> None:
         """A commit needs the write lease, unless it is the retry of one done before, of any mastership."""
@@ -416,27 +428,24 @@ class MasterService:
             if rule is _MAKE_NODE and reply.created:
                 self.leases.grant_write(session, reply.attributes.inode)
 
-    def _recall_others(self, session: int, caller: types_pb2.Caller, outcome: Outcome) -> Iterable[int]:
+    def _recall_others(self, session: int, operation: int, outcome: Outcome) -> None:
         leases = self.leases
-        operation = caller.operation
-        if len(leases.sessions) > (1 if session else 0):
-            now_s = trio.current_time()
-            for touch in outcome.touched:
-                for recall in leases.recall_readers(
-                    session,
-                    touch.inode,
-                    now_s,
-                    operation=operation,
-                    names=touch.names,
-                    attributes=touch.attributes,
-                    data=touch.data,
-                ):
-                    self._push(recall)
-        if not leases.recalls:
-            return ()
-        owed = leases.owed_to(session, [touch.inode for touch in outcome.touched])
-        # A retry executes nothing, yet must wait for what its first try recalled.
-        return owed | leases.owed_for((session, operation)) if operation else owed
+        if len(leases.sessions) <= (1 if session else 0):
+            return
+        now_s = trio.current_time()
+        changed = tuple({touch.inode for touch in outcome.touched})
+        for touch in outcome.touched:
+            for recall in leases.recall_readers(
+                session,
+                touch.inode,
+                now_s,
+                changed=changed,
+                operation=operation,
+                names=touch.names,
+                attributes=touch.attributes,
+                data=touch.data,
+            ):
+                self._push(recall)
 
     def _meets_leases(self, session: int, request: Any, exclusive: int) -> bool:
         """Whether the request cannot simply be performed: another session's lease is in its way."""
@@ -475,7 +484,12 @@ class MasterService:
                 if not owed:
                     break
                 await self._wait_answered(owed)
-            reply, still_owed = self._perform(rule, session, request, exclusive)
+            try:
+                reply, still_owed = self._perform(rule, session, request, exclusive)
+            except WormError:
+                await stack.aclose()
+                await self._wait_untold(session, request)
+                raise
         if still_owed:
             await self._wait_answered(still_owed)
             self.leases.read_again(session, rule.told(request, reply))
@@ -784,6 +798,13 @@ class MasterService:
             connection.push(message)
         except UnavailableError as error:
             log.debug("recall %d could not be pushed: %s", recall.recall_id, error.message)
+
+    async def _wait_untold(self, session: int, request: Any) -> None:
+        """Wait until it may be told why the request is refused: no cache still denies it."""
+        if self.leases.recalls:
+            named = {getattr(request, field, 0) for field in ("inode", "parent", "new_parent")}
+            inodes = named.union(self._machine.targets(request))
+            await self._wait_answered(self.leases.untold_to(session, inodes))
 
     async def _wait_answered(self, recalls: Iterable[int]) -> None:
         for key in recalls:

@@ -10,6 +10,7 @@ from wormfs.client.peers import Peer
 from wormfs.core.errors import InvalidError, UnavailableError, WormError, WrongClusterError
 from wormfs.core.types import ChunkKey
 from wormfs.node.chunk_service import id_from
+from wormfs.node.master_contact import MasterContact
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext, UnaryHandler
 from wormfs.rpc.v1 import cluster_pb2 as pb
@@ -46,15 +47,19 @@ def damaged_message(disk: int, key: ChunkKey) -> pb.DamagedChunk:
 
 
 class Membership:
-    """Joins through any of the `join` addresses, and stays joined."""
+    """Joins through any of these addresses, and stays joined."""
 
-    def __init__(self, addresses: list[str], own: pb.NodeInfo, disks: list[Disk]) -> None:
+    def __init__(
+        self, addresses: list[str], own: pb.NodeInfo, disks: list[Disk], *, finds_master: bool = False
+    ) -> None:
+        """`addresses`: the master's; with `finds_master` those of any nodes, and the master may move."""
         self._addresses = addresses
+        self._finds_master = finds_master
         self._own = own
         self._disks = disks
         self.cluster_id = next((disk.cluster_id for disk in disks if disk.cluster_id), "")
         self.map = pb.ClusterMap()
-        self._peer: Peer | None = None
+        self._peer: Peer | MasterContact | None = None
         self._damaged: dict[tuple[int, ChunkKey], None] = {}
 
     def note_damaged(self, disk: int, key: ChunkKey) -> None:
@@ -94,7 +99,10 @@ class Membership:
 
         Raises WrongClusterError or InvalidError when the master refuses: trying again is no use.
         """
-        self._peer = Peer(self._addresses, nursery, ClientOptions())
+        if self._finds_master:
+            self._peer = MasterContact(self._addresses, nursery)
+        else:
+            self._peer = Peer(self._addresses, nursery, ClientOptions())
         pause_s = _PAUSE_MIN_S
         while True:
             try:
@@ -127,6 +135,8 @@ class Membership:
         self.map = (
             await self._peer.call(m.CLUSTER_GET_CLUSTER_MAP, request, timeout_s=CALL_TIMEOUT_S)
         ).message
+        if isinstance(self._peer, MasterContact):
+            self._peer.learn(self.map)
 
     async def beat(self) -> None:
         """Tell the master every second that this node and its disks are alive, until cancelled."""

@@ -128,7 +128,9 @@ class _Node:
 
     async def _run_member(self, task_status: trio.TaskStatus[None]) -> None:
         parts = self.parts
-        membership = self.membership = Membership(list(self.config.join), parts.info, self.disks)
+        membership = self.membership = Membership(
+            list(self.config.join), parts.info, self.disks, finds_master=True
+        )
         membership.register(parts.registry)
         parts.found_damaged = membership.note_damaged
         async with trio.open_nursery() as nursery:

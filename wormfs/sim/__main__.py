@@ -29,7 +29,7 @@ def _arguments() -> argparse.Namespace:
 def _run(seeds: Iterable[int], size: Size, until_s: float) -> int:
     """Run seeds up to the first that fails; answers the exit code."""
     begun_s = time.monotonic()
-    ran = commands = faults = undecided = early = adopted = losses = 0
+    ran = commands = faults = undecided = early = adopted = losses = cached = 0
     simulated_s = 0.0
     failed: Report | None = None
     for seed in seeds:
@@ -44,6 +44,7 @@ def _run(seeds: Iterable[int], size: Size, until_s: float) -> int:
         early += report.early
         adopted += report.adopted
         losses += report.losses
+        cached += report.cached
         if report.problems:
             failed = report
             break
@@ -51,7 +52,8 @@ def _run(seeds: Iterable[int], size: Size, until_s: float) -> int:
     print(
         f"{ran} seeds, {commands} commands, {faults} faults, {simulated_s / 3600:.1f} simulated hours "
         f"in {took_s:.0f} s ({ran / max(took_s, 1e-9):.1f} seeds/s); {undecided} undecided\n"
-        f"{early} entries answered early, {adopted} of them ordered anew; {losses} clients lost answers"
+        f"{early} entries answered early, {adopted} of them ordered anew; {losses} clients lost answers; "
+        f"{cached} answers from caches"
     )
     if failed is None:
         return 0

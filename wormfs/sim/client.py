@@ -5,8 +5,8 @@ command has a number, and is sent again under it, to whichever node is master, u
 each request tells up to which number all were answered. What was sent on a connection that its client
 gave up may still arrive. Some calls are given up: their clients never learn what came of them.
 
-Clients cache nothing. They keep the entries that were pushed to them with early answers, with the real
-KeptEntries, and hand them over when they take their session up again.
+These clients cache nothing; those of reader.py do. They keep the entries that were pushed to them with
+early answers, with the real KeptEntries, and hand them over when they take their session up again.
 """
 
 from collections.abc import Callable, Sequence
@@ -200,6 +200,7 @@ class SimClient:
                     session_id=self._session_id,
                     attempt=self._attempt_number,
                     label=self.alias,
+                    cached_ms=int(max(0.0, self.cached_s()) * 1000) + 1,
                     keeps_entries=True,
                     kept_entries=self._kept.all(),
                 )
@@ -214,6 +215,7 @@ class SimClient:
                     pause_s = await self._look_elsewhere(error, pause_s)
                     continue
                 self._introduced(reply)
+                self._leased(sent_s)
                 self._heard_s = sent_s
                 self._link = link
                 self._linked.set()
@@ -247,7 +249,8 @@ class SimClient:
                 self._problems.append(f"{self.alias} is to keep entries with a gap")
             self.early_count += len(message.entries)
         elif isinstance(message, metadata_pb2.Recall):
-            # It caches nothing; should the answer be lost, the recall is told again at the next resume.
+            # Should the answer be lost, the recall is told again at the next resume.
+            self._on_recall(message)
             request = metadata_pb2.RecallDoneRequest(session_id=self._session_id, recall_id=message.recall_id)
             link.send(lambda: link.node.receive(request, _ignore, link.far_end), what="RecallDone")
 
@@ -259,15 +262,29 @@ class SimClient:
             link = self._link or await self._connect()
             self._linked = trio.Event()
             request = metadata_pb2.RenewSessionRequest(session_id=self._session_id)
+            sent_s = trio.current_time()
             try:
                 reply: Any = await self._attempt(request, link, RESUME_S)
             except UnavailableError:
                 self._unlink(link)
                 continue
             if reply.known:
+                self._leased(sent_s)
                 self._kept.settle(reply.settled_sequence)
             else:
                 self._unlink(link)
+
+    # What a client that caches does about it: see reader.py.
+
+    def cached_s(self) -> float:
+        """How long it may still tell what it was told before."""
+        return 0.0
+
+    def _leased(self, sent_s: float) -> None:
+        """The session's lease begins anew: it was asked for at that time."""
+
+    def _on_recall(self, recall: metadata_pb2.Recall) -> None:
+        """What this tells of must not be told again."""
 
     async def call(
         self, operation: Operation, request: Any, result: Callable[[Any], tuple[object, ...]], *, query: bool
@@ -328,9 +345,9 @@ class SimClient:
         if told and isinstance(told[0], int) and not is_dir:
             self._files.append(told[0])
 
-    async def lookup(self, parent: int, name: bytes) -> None:
+    async def lookup(self, parent: int, name: bytes) -> tuple[object, ...] | None:
         """Ask what a name names."""
-        await self.call(
+        return await self.call(
             Operation("lookup", (parent, name)),
             fs.LookupRequest(parent=parent, name=name),
             lambda reply: (reply.attributes.inode, *_mode_and_links(reply)),
@@ -345,6 +362,11 @@ class SimClient:
             lambda reply: tuple((entry.name, entry.inode) for entry in reply.entries),
             query=True,
         )
+
+    async def getattr(self, inode: int) -> None:
+        """Ask what a file is like."""
+        request = fs.GetAttrRequest(inode=inode)
+        await self.call(Operation("getattr", (inode,)), request, _mode_and_links, query=True)
 
     async def act(self) -> None:
         """One operation, by lot."""
@@ -368,10 +390,9 @@ class SimClient:
         elif kind == "list":
             await self.list(parent)
         elif kind == "getattr":
-            request: Any = fs.GetAttrRequest(inode=inode)
-            await self.call(Operation("getattr", (inode,)), request, _mode_and_links, query=True)
+            await self.getattr(inode)
         elif kind == "setattr":
-            request = fs.SetAttrRequest(inode=inode, mode=mode)
+            request: Any = fs.SetAttrRequest(inode=inode, mode=mode)
             await self.call(Operation("setattr", (inode, mode)), request, _mode_and_links, query=False)
         elif kind == "link":
             request = fs.LinkRequest(inode=inode, parent=parent, name=name)

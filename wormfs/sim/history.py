@@ -1,5 +1,6 @@
 """What clients asked for and were told: the only thing the checkers believe."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 PENDING = float("inf")
@@ -50,6 +51,7 @@ class History:
 
     calls: list[Call] = field(default_factory=list)
     losses: int = 0
+    answered: Callable[[Call], None] | None = None  # called when a call was
     _moment: int = 0
     _synced: dict[str, int] = field(default_factory=dict)  # client -> what was answered before is safe
 
@@ -65,6 +67,8 @@ class History:
         self._moment += 1
         call.answered = self._moment
         call.result = result
+        if self.answered is not None:
+            self.answered(call)
 
     def begin_sync(self) -> int:
         """A client asks that all it was answered so far be safe; the moment, for end_sync."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import trio
 from trio.testing import MockClock
@@ -37,6 +38,7 @@ from wormfs.sim.network import Network
 from wormfs.sim.node import SEGMENT_BYTES, SimNode
 from wormfs.sim.processes import stoppable
 from wormfs.sim.promises import broken_promises
+from wormfs.sim.reader import SimReader
 from wormfs.sim.trace import Trace
 
 RATE_SPREAD = 0.03
@@ -54,6 +56,7 @@ class Size:
     clients: int = 3
     tasks: int = 2  # of a client: operations it has under way at once
     operations: int = 16  # of a task
+    reads: int = 60  # of a client more, which caches what it is told
     length_s: float = 120.0  # simulated, until the last fault has begun
 
 
@@ -71,6 +74,7 @@ class Report:
     losses: int = 0  # clients that died, or were told that answers are lost
     early: int = 0  # entries that were pushed with early answers
     adopted: int = 0  # entries that a master ordered anew
+    cached: int = 0  # answers told from a cache
     messages: int = 0
     undecided: bool = False
     trace_digest: str = ""
@@ -90,7 +94,7 @@ class World:
         self._watcher = LogWatcher(self.report.problems)
         self._history = History()
         self._faults = plan(
-            self._random("faults"), nodes=size.nodes, clients=size.clients, length_s=size.length_s
+            self._random("faults"), nodes=size.nodes, clients=size.clients + 1, length_s=size.length_s
         )
 
     def _random(self, what: str) -> Random:
@@ -130,7 +134,7 @@ class World:
                     )
                 )
             clients = [
-                SimClient(
+                kind(
                     f"client-{number}",
                     nodes,
                     network,
@@ -139,8 +143,10 @@ class World:
                     trace=self._trace,
                     problems=self.report.problems,
                 )
-                for number in range(self.size.clients)
+                for number, kind in enumerate([SimClient] * self.size.clients + [SimReader])
             ]
+            reader = cast("SimReader", clients[-1])
+            self._history.answered = reader.look_again
             for node in nodes:
                 await node.start()
             try:
@@ -152,6 +158,7 @@ class World:
             self.report.messages = network.message_count
             nursery.cancel_scope.cancel()
         self.report.early = sum(client.early_count for client in clients)
+        self.report.cached = reader.hit_count
         self._judge(clients[0].directories)
 
     async def _restart(self, node: SimNode) -> None:
@@ -170,11 +177,11 @@ class World:
         if patience.cancelled_caught:
             self.report.problems.append("no progress: nothing was done before the first fault")
             return
-        think_s = size.length_s / size.operations
         faults = Faults(etcd, network, nodes, clients)
         async with trio.open_nursery() as nursery:
-            for client in clients:
-                nursery.start_soon(client.run, size.tasks, size.operations, think_s)
+            for client in clients[:-1]:
+                nursery.start_soon(client.run, size.tasks, size.operations, size.length_s / size.operations)
+            nursery.start_soon(clients[-1].run, 1, size.reads, size.length_s / size.reads)
             await faults.run(self._faults)
             self._trace.note("world", "all is mended")
             for client in clients:

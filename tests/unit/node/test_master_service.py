@@ -49,6 +49,40 @@ async def test_another_sessions_cached_name_is_recalled_before_the_reply(tmp_pat
                 await done.wait()
 
 
+@pytest.mark.parametrize("change", ["chmod", "unlink"])
+async def test_nobody_is_told_of_a_change_that_a_cache_still_denies(tmp_path: Path, change: str) -> None:
+    """Neither by an answer nor by an error: who was told may tell another, who then asks a stale mount."""
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        inode = (await one.create(b"f")).attributes.inode
+        await two.lookup(b"f")
+        two.holding = True
+        told = []
+
+        async def look(mount: Mount) -> None:
+            try:
+                told.append((await mount.lookup(b"f")).mode)
+            except NotFoundError:
+                told.append(0)
+
+        async def unlink() -> None:
+            await one.command(m.METADATA_UNLINK, filesystem_pb2.UnlinkRequest(parent=1, name=b"f"))
+
+        async with served.mount() as third, trio.open_nursery() as nursery:
+            nursery.start_soon(one.chmod, inode, 0o600) if change == "chmod" else nursery.start_soon(unlink)
+            recall = await two.recalled()
+            nursery.start_soon(look, third)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert told == []
+            with trio.fail_after(5):
+                await look(two)  # who is recalled is not held up
+            new = [0o100600 if change == "chmod" else 0]
+            assert told == new
+            for each in two.recalls:
+                await two.answer(each)
+            assert recall in two.recalls
+        assert told == new * 2
+
+
 async def test_a_write_lease_is_recalled_and_the_holder_can_commit(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, served.mount() as writer, served.mount() as reader:
         writer.holding = True
@@ -367,6 +401,33 @@ async def test_an_attempt_that_waits_while_its_session_moves_on_does_nothing(tmp
             before = served.machine.sequence
             await holder.answer(recall)
         assert served.machine.sequence == before
+
+
+async def test_what_a_change_did_to_one_file_is_not_told_while_a_cache_denies_what_it_did_to_another(
+    tmp_path: Path,
+) -> None:
+    """A rename over a file: whoever sees that this one has no name left must find the other in its place."""
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        over = (await one.create(b"over")).attributes.inode
+        await one.create(b"f")
+        two.holding = True
+        await two.lookup(b"f")  # and of the directory, but not of the file that loses its name
+        async with trio.open_nursery() as nursery:
+            request = filesystem_pb2.RenameRequest(parent=1, name=b"f", new_parent=1, new_name=b"over")
+            nursery.start_soon(one.command, m.METADATA_RENAME, request)
+            await two.recalled()
+            told = []
+
+            async def look() -> None:
+                told.append((await one.getattr(over)).nlink)
+
+            nursery.start_soon(look)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert told == []
+            for each in two.recalls:
+                await two.answer(each)
+        assert told == [0]
+        assert served.master.leases.recalls == {}
 
 
 @pytest.mark.parametrize("waits_for", ["a recall", "another's turn", "the grace"])
