@@ -1,6 +1,7 @@
 """Etcd members of real nodes: lost and replaced, kept through an error of the node, listed by the command."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import trio
 import yaml
 
+from tests.cluster.test_etcd_failover import FAILOVER_MAX_S, synced_write_s
 from tests.cluster.test_replicas import append_newer
 from tests.conftest import ClusterFactory
 from tests.harness import WORMFS, Cluster, run, run_well, wait_until
@@ -186,3 +188,28 @@ def test_a_server_that_is_lost_for_good_is_replaced(
     assert time.monotonic() - began < 20
     three.remount(mount)
     assert (mount / "file").read_bytes() == b"x" * 3_000_000
+
+
+@pytest.mark.unsampled
+def test_a_server_is_lost_with_the_master_and_its_member(
+    cluster: ClusterFactory, rounds: Callable[[int, int], int]
+) -> None:
+    """Etcd may have to elect, too, before the next master can be elected."""
+    six = cluster(engine="etcd")
+    mount = six.mount()
+    took_s = []
+    for number in range(rounds(3, 20)):
+        master = six.master()
+        process = etcd_process(six, master)
+        process.send(signal.SIGKILL)
+        os.kill(six.pid(master), signal.SIGKILL)
+        took_s.append(synced_write_s(mount, f"after-{number}"))
+        assert took_s[-1] < FAILOVER_MAX_S
+        six.start(master)
+        wait_until(lambda: members(six, 1)["healthy"] == 3, "three members", 60)
+    in_order_s = sorted(took_s)
+    print(f"server lost: median {in_order_s[len(took_s) // 2]:.2f} s, longest {in_order_s[-1]:.2f} s")
+    fresh = six.remount(mount)
+    for number in range(len(took_s)):
+        assert (fresh / f"after-{number}").read_bytes() == b"after the failover"
+    wait_until(lambda: run("fsck", "--cluster", six.addresses).returncode == 0, "a clean fsck")
