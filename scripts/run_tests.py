@@ -2,6 +2,7 @@
 
 usage: run_tests.py [--limit SECONDS] [-- PYTEST ARGUMENTS]
 tests/conftest.py sweeps and fails the run itself; this is for a pytest that hung or was killed.
+The tests drop the kernel's caches and make namespaces: who is not root runs them with sudo.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,6 +29,8 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=1500, metavar="SECONDS")
     parser.add_argument("pytest", nargs="*")
     arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        _become_root()
     token = uuid.uuid4().hex
     folder = run_folder(token)
     leftovers = Leftovers(token, (folder,))
@@ -43,6 +47,21 @@ def main() -> int:
     for line in leftovers.found:
         print(f"left behind: {line}", file=sys.stderr)
     return code or (1 if leftovers.found else 0)
+
+
+def sudo_command(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """The same run as root. sudo clears the environment: what is WormFS's own is handed over."""
+    own = [f"{name}={value}" for name, value in environment.items() if name.startswith("WORMFS_")]
+    return ["sudo", "env", *own, sys.executable, str(Path(__file__).resolve()), *arguments]
+
+
+def _become_root() -> NoReturn:
+    print("the tests need root: running them with sudo", file=sys.stderr, flush=True)
+    command = sudo_command(sys.argv[1:], os.environ)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"sudo cannot be run ({error.strerror}): run the tests as root")
 
 
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
