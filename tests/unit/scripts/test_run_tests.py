@@ -22,9 +22,8 @@ def as_nobody(*command: str | Path, path: Path) -> subprocess.CompletedProcess[s
 
 def test_wormfs_variables_and_arguments_are_handed_over() -> None:
     command = sudo_command(["--limit", "5", "--", "-k", "a b"], {"WORMFS_SEED": "1 2", "HOME": "/home/u"})
-    assert command == ["sudo", "env", "WORMFS_SEED=1 2", sys.executable, str(SCRIPT)] + [
-        "--limit", "5", "--", "-k", "a b"
-    ]  # fmt: skip
+    own = ["sudo", "env", "WORMFS_SEED=1 2", sys.executable, str(SCRIPT)]
+    assert command == [*own, "--limit", "5", "--", "-k", "a b"]
 
 
 def test_a_user_runs_the_tests_with_sudo(short_folder: Callable[[], Path]) -> None:
