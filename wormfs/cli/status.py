@@ -135,6 +135,7 @@ def status_text(reply: cluster_pb2.StatusReply) -> str:
     policy = found.policy
     usable = policy.k / (policy.k + policy.m) if policy.k else 1.0
     online = sum(node.online for node in found.nodes)
+    suspected = sum(node.suspected for node in found.nodes)
     disks_online = sum(_online(disk) for disk in found.disks)
     head = [
         f"cluster  {found.name} ({found.cluster_id})",
@@ -160,7 +161,7 @@ def status_text(reply: cluster_pb2.StatusReply) -> str:
         *head,
         f"master   {reply.master} ({reply.engine} engine, event {reply.sequence})",
         policy_line,
-        f"nodes    {online} of {len(found.nodes)} online",
+        f"nodes    {online} of {len(found.nodes)} online" + (f", {suspected} suspected" if suspected else ""),
         f"disks    {disks_online} of {len(found.disks)} online",
         f"space    {human_bytes(free)} free of {human_bytes(total)} raw;"
         f" room for {human_bytes(int(free * usable))} of files",
@@ -208,15 +209,17 @@ def _node_table(found: cluster_pb2.ClusterMap, *, old: bool = False) -> str:
     rows = [
         [
             node.name,
-            "online" if node.online else "OFFLINE",
+            "SUSPECTED" if node.suspected else "online" if node.online else "OFFLINE",
             "master" if node.master else "",
+            f"{node.load:.2f}" if node.online and not old else "",
             next((address for address in node.addresses if not address.startswith("unix:")), ""),
             node.grpc_address,
             node.version,
         ]
         for node in sorted(found.nodes, key=lambda node: node.number)
     ]
-    return table(["NODE", _state(old), "ROLE", "STREAMS", "GRPC", "VERSION"], rows)
+    header = ["NODE", _state(old), "ROLE", "LOAD", "STREAMS", "GRPC", "VERSION"]
+    return table(header, rows, right=frozenset({3}))
 
 
 def _state(old: bool) -> str:

@@ -128,7 +128,7 @@ class ClusterService:
         counts = self._machine.counts()
         disks = [str(path) for path in self._machine.metadata_disks()]
         reply = pb.StatusReply(
-            map=self._members.map_with_space(),
+            map=self._members.map_with_figures(),
             engine=self._engine,
             sequence=self._machine.sequence,
             durable_sequence=self._machine.durable_sequence,

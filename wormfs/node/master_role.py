@@ -12,7 +12,7 @@ from wormfs.node.health import Health
 from wormfs.node.links import NodeLinks
 from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members
-from wormfs.node.membership import HEARTBEAT_S, disk_info
+from wormfs.node.membership import HEARTBEAT_S, disk_info, heartbeat_message
 from wormfs.node.parts import NodeParts
 from wormfs.node.repair import Repair
 from wormfs.node.replication_status import ReplicationStatus
@@ -117,10 +117,7 @@ class MasterRole:
         parts = self._parts
         failed: set[Path] = set()
         while True:
-            request = cluster_pb2.HeartbeatRequest(
-                cluster_id=self._machine.cluster_id, node=parts.info.number
-            )
-            request.disks.extend(disk_info(disk, parts.info.number) for disk in parts.disks)
+            request = heartbeat_message(self._machine.cluster_id, parts.info, parts.disks)
             self.members.heartbeat(request)
             for disk in parts.disks:
                 if not disk.online and disk.path not in failed:

@@ -1,23 +1,28 @@
 """Who belongs to the cluster and who is alive, on the master: registrations and heartbeats.
 
 Registrations are events in the log; liveness is memory only. A node that has not been heard of
-for `silent_after_s` is offline, and its disks with it.
+for half of `silent_after_s` is suspected: new chunks go elsewhere if they can. After the whole of it
+the node is offline, and its disks with it.
 """
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from wormfs.core.errors import InvalidError, NotFoundError, UnavailableError, WrongClusterError
-from wormfs.core.placement import DiskView
+from wormfs.core.placement import FREE_RESERVE_BYTES, DiskView
 from wormfs.core.types import Codec, Policy
 from wormfs.metadata.machine import Machine
 from wormfs.rpc.v1 import cluster_pb2, types_pb2
 
 log = logging.getLogger(__name__)
+
+LATE_S = 1.5
+"""Nobody is suspected sooner: heartbeats come every second, and one may be slow."""
 
 
 @dataclass(slots=True)
@@ -25,6 +30,8 @@ class _NodeLife:
     heard_s: float
     online: bool
     version: str
+    load: float
+    suspected: bool = False
 
 
 @dataclass(slots=True)
@@ -40,6 +47,13 @@ def policy_from(message: types_pb2.Policy) -> Policy:
     return Policy(message.k, message.m, message.chunk_size_bytes, Codec(message.codec))
 
 
+def _hold_safely(disks: Iterable[DiskView], policy: Policy) -> bool:
+    """Whether whole stripes fit on these disks so that they outlive the loss of one of the nodes."""
+    needed = FREE_RESERVE_BYTES + policy.chunk_size_bytes
+    counts = Counter(disk.node for disk in disks if disk.online and disk.free_bytes >= needed)
+    return sum(min(count, max(policy.m, 1)) for count in counts.values()) >= policy.k + policy.m
+
+
 class Members:
     """Nodes and disks. `changed` is called when someone goes on- or offline or registers."""
 
@@ -48,6 +62,7 @@ class Members:
     ) -> None:
         self._machine = machine
         self._silent_after_s = silent_after_s
+        self._suspect_after_s = max(silent_after_s / 2, LATE_S)
         self._clock_s = clock_s
         self._nodes: dict[int, _NodeLife] = {}
         self._disks: dict[int, _DiskLife] = {}
@@ -64,7 +79,7 @@ class Members:
         now_s = self._clock_s()
         for node in seen.nodes:
             if node.online:
-                self._nodes[node.number] = _NodeLife(now_s, True, node.version)
+                self._nodes[node.number] = _NodeLife(now_s, True, node.version, node.load)
         for disk in seen.disks:
             online = disk.state == cluster_pb2.DISK_STATE_ONLINE
             self._disks[disk.number] = _DiskLife(online, disk.total_bytes, disk.free_bytes, disk.problem)
@@ -75,9 +90,8 @@ class Members:
         self._listeners.append(changed)
 
     def touch(self) -> None:
-        """Something in the map changed."""
-        self.version += 1
-        self._map = None
+        """Something in the map changed that the listeners care for."""
+        self._renew_map()
         self._node_of = {info.number: info.node for info in self._machine.disks()}
         now_s = self._clock_s()
         self._offline_since_s = {
@@ -85,6 +99,10 @@ class Members:
         }
         for changed in self._listeners:
             changed()
+
+    def _renew_map(self) -> None:
+        self.version += 1
+        self._map = None
 
     # Joining
 
@@ -134,7 +152,7 @@ class Members:
             named.node = number
             named.number = self._machine.register_disk(named)
             answer.disks.append(named)
-        self._hear(number, answer.disks, node.version)
+        self._hear(number, answer.disks, node.version, node.load)
         self._miss(number, {disk.number for disk in answer.disks})
         self.touch()
         log.info("%s registered as number %d with %d disks", who, number, len(answer.disks))
@@ -165,20 +183,26 @@ class Members:
     def heartbeat(self, request: cluster_pb2.HeartbeatRequest) -> bool:
         """A node says it is alive; False when it must register (again). Raises WrongClusterError."""
         self.check_cluster(request.cluster_id, f"node number {request.node}")
-        if request.node not in self._nodes:
+        life = self._nodes.get(request.node)
+        if life is None:
             return False
         if any(disk.number and disk.number not in self._disks for disk in request.disks):
             return False
-        if self._hear(request.node, request.disks, self._nodes[request.node].version):
+        version = request.version or life.version  # older programs do not tell it
+        if self._hear(request.node, request.disks, version, request.load):
             self.touch()
         return True
 
-    def _hear(self, node: int, disks: Iterable[cluster_pb2.DiskInfo], version: str) -> bool:
+    def _hear(self, node: int, disks: Iterable[cluster_pb2.DiskInfo], version: str, load: float) -> bool:
+        """Note what a node says; whether someone came or went by it."""
         life = self._nodes.get(node)
         changed = life is None or not life.online
-        if changed and life is not None:
-            log.info("node number %d is online again", node)
-        self._nodes[node] = _NodeLife(self._clock_s(), True, version)
+        if life is not None:
+            if changed:
+                log.info("node number %d is online again", node)
+            elif life.suspected or life.version != version:
+                self._renew_map()
+        self._nodes[node] = _NodeLife(self._clock_s(), True, version, load)
         for disk in disks:
             if not disk.number:
                 continue
@@ -193,17 +217,22 @@ class Members:
         return changed
 
     def sweep(self) -> None:
-        """Take nodes offline that were silent too long; called a few times a second."""
-        limit_s = self._clock_s() - self._silent_after_s
-        silent = [
-            number
-            for number, life in self._nodes.items()
-            if life.online and life.heard_s < limit_s and number != self.own_node
-        ]
-        for number in silent:
-            self._nodes[number].online = False
-            log.warning("node number %d is offline: silent for %g s", number, self._silent_after_s)
-        if silent:
+        """Suspect nodes that are silent, take them offline when it lasts; called a few times a second."""
+        now_s = self._clock_s()
+        lost = False
+        for number, life in self._nodes.items():
+            silent_s = now_s - life.heard_s
+            if not life.online or number == self.own_node:
+                continue
+            if silent_s > self._silent_after_s:
+                life.online = life.suspected = False
+                lost = True
+                log.warning("node number %d is offline: silent for %g s", number, self._silent_after_s)
+            elif silent_s > self._suspect_after_s and not life.suspected:
+                life.suspected = True
+                self._renew_map()
+                log.info("node number %d is suspected: silent for %g s", number, self._suspect_after_s)
+        if lost:
             self.touch()
 
     def forget_disk(self, disk: int) -> None:
@@ -262,7 +291,10 @@ class Members:
             node.CopyFrom(info)
             life = self._nodes.get(info.number)
             node.online = life is not None and life.online
-            node.version = life.version if life is not None else ""
+            if life is not None:
+                node.version = life.version
+                node.suspected = life.suspected
+                node.load = life.load
             node.master = info.number == self.own_node
         for disk_info in self._machine.disks():
             disk = made.disks.add()
@@ -281,9 +313,12 @@ class Members:
                 disk.problem = "its node serves it no more" if up else "its node is silent"
         return made
 
-    def map_with_space(self) -> cluster_pb2.ClusterMap:
-        """The map with free space as of the last heartbeats."""
+    def map_with_figures(self) -> cluster_pb2.ClusterMap:
+        """The map with load and free space as of the last heartbeats: no change of theirs makes a new one."""
         made = self.map()
+        for node in made.nodes:
+            if node.number in self._nodes:
+                node.load = self._nodes[node.number].load
         for disk in made.disks:
             life = self._disks.get(disk.number)
             if life is not None:
@@ -292,9 +327,13 @@ class Members:
         return made
 
     def views(self, suspects: Iterable[int] = ()) -> list[DiskView]:
-        """Every registered disk, for placement."""
+        """Every registered disk, for placement.
+
+        Those of suspected nodes are suspect as long as the others are enough for whole stripes that are
+        as safe: who is late for a moment shall not make stripes narrower, or crowd them on fewer nodes.
+        """
         doubtful = frozenset(suspects)
-        return [
+        made = [
             DiskView(
                 number,
                 self.node_of(number),
@@ -304,6 +343,11 @@ class Members:
             )
             for number, life in self._disks.items()
         ]
+        late = {number for number, life in self._nodes.items() if life.suspected}
+        others = [disk for disk in made if disk.node not in late and not disk.suspect]
+        if late and _hold_safely(others, self._machine.policy):
+            return [replace(disk, suspect=disk.suspect or disk.node in late) for disk in made]
+        return made
 
     def space_bytes(self) -> tuple[int, int]:
         """Total and free bytes of all disks that are online."""

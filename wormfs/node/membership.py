@@ -1,7 +1,9 @@
 """A node's side of belonging to a cluster: joining, heartbeats, the map as the master last told it."""
 
 import logging
+import os
 import random
+from collections.abc import Iterable
 
 import trio
 
@@ -39,6 +41,21 @@ def disk_info(disk: Disk, node: int) -> pb.DiskInfo:
         free_bytes=status.free_bytes,
         problem=status.problem,
     )
+
+
+def heartbeat_message(cluster_id: str, own: pb.NodeInfo, disks: Iterable[Disk]) -> pb.HeartbeatRequest:
+    """What a node says of itself and its disks."""
+    request = pb.HeartbeatRequest(cluster_id=cluster_id, node=own.number, load=_load(), version=own.version)
+    request.disks.extend(disk_info(disk, own.number) for disk in disks)
+    return request
+
+
+def _load() -> float:
+    """The machine's 1-minute load average divided by its processors; 0 when it does not tell."""
+    try:
+        return round(os.getloadavg()[0] / (os.cpu_count() or 1), 2)
+    except OSError:  # no /proc: not worth a node's life
+        return 0.0
 
 
 def damaged_message(disk: int, key: ChunkKey) -> pb.DamagedChunk:
@@ -161,8 +178,7 @@ class Membership:
 
     async def _heartbeat(self) -> bool:
         assert self._peer is not None
-        request = pb.HeartbeatRequest(cluster_id=self.cluster_id, node=self._own.number)
-        request.disks.extend(disk_info(disk, self._own.number) for disk in self._disks)
+        request = heartbeat_message(self.cluster_id, self._own, self._disks)
         damaged = list(self._damaged)
         request.damaged.extend(damaged_message(disk, key) for disk, key in damaged)
         reply = await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=CALL_TIMEOUT_S)
@@ -174,12 +190,10 @@ class Membership:
         """Tell the master that this node's disks are gone, so that nobody waits for them."""
         if self._peer is None or not self._own.number:
             return
-        request = pb.HeartbeatRequest(cluster_id=self.cluster_id, node=self._own.number)
-        for disk in self._disks:
-            info = disk_info(disk, self._own.number)
+        request = heartbeat_message(self.cluster_id, self._own, self._disks)
+        for info in request.disks:
             info.state = pb.DISK_STATE_OFFLINE
             info.problem = "its node was stopped"
-            request.disks.append(info)
         try:
             await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=0.5)
         except WormError as error:

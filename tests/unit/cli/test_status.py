@@ -140,6 +140,25 @@ def test_the_exit_code_tells_that_there_is_no_master(
     assert main(["status", "--cluster", "x:1"]) == 0
 
 
+def test_a_suspected_node_is_shown_with_every_load() -> None:
+    found = cluster_map(["x:1", "x:2", "x:3"], master=1, online=(1, 2))
+    found.nodes[0].load = 0.25
+    found.nodes[1].load = 12.5
+    found.nodes[1].suspected = True
+    reply = pb.StatusReply(map=found, master="node-1", health="healthy")
+    text = status_text(reply)
+    assert "nodes    2 of 3 online, 1 suspected\n" in text
+    rows = [line.split() for line in text.splitlines() if line.startswith("node-")]
+    assert rows == [
+        ["node-1", "online", "master", "0.25", "x:1"],
+        ["node-2", "SUSPECTED", "12.50", "x:2"],
+        ["node-3", "OFFLINE", "x:3"],
+    ]
+    plain = status_json(reply)
+    assert [node["suspected"] for node in plain["nodes"]] == [False, True, False]
+    assert [node["load"] for node in plain["nodes"]] == [0.25, 12.5, 0.0]
+
+
 def test_a_map_of_unknown_age_says_nothing_of_it() -> None:
     found = cluster_map(["x:1"], master=1)
     found.version = 7

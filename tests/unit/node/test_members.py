@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -9,6 +10,8 @@ import trio.testing
 
 from tests.unit.node.serving import join, open_machine
 from wormfs.core.errors import InvalidError, NotFoundError, UnavailableError, WrongClusterError
+from wormfs.core.placement import place_stripes
+from wormfs.core.types import Policy
 from wormfs.metadata.machine import Machine
 from wormfs.metadata.restored_state import install
 from wormfs.node.drain import Drain
@@ -42,8 +45,18 @@ def members(machine: Machine, clock: Clock) -> Members:
     return Members(machine, silent_after_s=3.0, clock_s=clock)
 
 
-def beat(members: Members, node: int, *disks: int, online: bool = True, problem: str = "") -> bool:
-    request = cluster_pb2.HeartbeatRequest(cluster_id=members.map().cluster_id, node=node)
+def beat(
+    members: Members,
+    node: int,
+    *disks: int,
+    online: bool = True,
+    problem: str = "",
+    load: float = 0.0,
+    version: str = "",
+) -> bool:
+    request = cluster_pb2.HeartbeatRequest(
+        cluster_id=members.map().cluster_id, node=node, load=load, version=version
+    )
     state = cluster_pb2.DISK_STATE_ONLINE if online else cluster_pb2.DISK_STATE_OFFLINE
     for number in disks:
         request.disks.add(number=number, state=state, free_bytes=5, total_bytes=9, problem=problem)
@@ -102,9 +115,11 @@ def test_a_silent_node_is_offline_until_it_is_heard(members: Members, clock: Clo
     clock.now_s += 2.9
     members.sweep()
     assert members.is_online(1)
+    assert members.map().nodes[0].suspected
     clock.now_s += 0.2
     members.sweep()
     assert not members.is_online(1)
+    assert not members.map().nodes[0].suspected
     assert members.views()[0].online is False
     assert members.map().version > version
     assert members.map().disks[0].problem == "its node is silent"
@@ -112,6 +127,117 @@ def test_a_silent_node_is_offline_until_it_is_heard(members: Members, clock: Clo
     assert members.is_online(1)
     assert len(changes) == 2
     assert members.space_bytes() == (9, 5)
+
+
+def test_a_node_is_suspected_when_it_has_been_silent_for_half_that_time(
+    members: Members, clock: Clock
+) -> None:
+    node = join(members, "a", ["u1"])
+    changes: list[int] = []
+    members.listen(lambda: changes.append(members.version))
+    before = members.map().version
+    clock.now_s += 1.4
+    members.sweep()
+    assert not members.map().nodes[0].suspected
+    clock.now_s += 0.2
+    members.sweep()
+    suspected = members.map()
+    assert (suspected.nodes[0].suspected, suspected.nodes[0].online) == (True, True)
+    assert suspected.disks[0].state == cluster_pb2.DISK_STATE_ONLINE
+    assert suspected.version > before
+    members.sweep()
+    assert members.map().version == suspected.version
+    assert beat(members, node, 1)
+    assert not members.map().nodes[0].suspected
+    assert members.map().version > suspected.version
+    assert not changes  # neither health nor repair has anything to look at
+
+
+@pytest.mark.parametrize(("silent_after_s", "after_s"), [(10.0, 5.0), (2.0, 1.5)])
+def test_nobody_is_suspected_before_a_heartbeat_is_late(
+    machine: Machine, clock: Clock, silent_after_s: float, after_s: float
+) -> None:
+    members = Members(machine, silent_after_s=silent_after_s, clock_s=clock)
+    join(members, "a", ["u1"])
+    clock.now_s += after_s - 0.1
+    members.sweep()
+    assert not members.map().nodes[0].suspected
+    clock.now_s += 0.2
+    members.sweep()
+    assert members.map().nodes[0].suspected
+
+
+def test_the_master_never_suspects_itself(members: Members, clock: Clock) -> None:
+    members.own_node = join(members, "a", ["u1"])
+    clock.now_s += 10
+    members.sweep()
+    assert not members.map().nodes[0].suspected
+    assert members.is_online(1)
+
+
+def all_but_the_first_beat(members: Members, nodes: int) -> None:
+    for node in range(2, nodes + 1):
+        request = cluster_pb2.HeartbeatRequest(cluster_id=members.map().cluster_id, node=node)
+        assert members.heartbeat(request)
+
+
+def test_chunks_avoid_a_suspected_node_when_the_others_are_enough(members: Members, clock: Clock) -> None:
+    for name in "abcd":
+        join(members, name, [f"{name}1", f"{name}2"])
+
+    def used() -> set[int]:
+        placements = place_stripes(members.views(), Policy(2, 1, 65536), 200, Random(1))
+        assert all((each.k, each.m) == (2, 1) for each in placements)
+        return {members.node_of(disk) for each in placements for disk in each.disks}
+
+    assert used() == {1, 2, 3, 4}
+    clock.now_s += 1.6
+    all_but_the_first_beat(members, 4)
+    members.sweep()
+    assert used() == {2, 3, 4}
+    assert members.is_online(1)
+    assert beat(members, 1)
+    assert used() == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("disks", [1, 4])
+def test_a_suspected_node_is_used_when_stripes_would_be_less_safe_without_it(
+    members: Members, clock: Clock, disks: int
+) -> None:
+    """2+1 on two nodes: one of them would hold two chunks of a stripe, however many disks it has."""
+    for name in "abc":
+        join(members, name, [f"{name}{number}" for number in range(disks)])
+    clock.now_s += 1.6
+    all_but_the_first_beat(members, 3)
+    members.sweep()
+    assert members.map().nodes[0].suspected
+    assert not any(view.suspect for view in members.views())
+    assert [view.number for view in members.views([2]) if view.suspect] == [2]
+
+
+def test_full_disks_are_not_enough_to_avoid_a_suspected_node(members: Members, clock: Clock) -> None:
+    for name in "abc":
+        join(members, name, [f"{name}1"])
+    join(members, "d", ["d1"], free_bytes=5)
+    clock.now_s += 1.6
+    all_but_the_first_beat(members, 4)
+    members.sweep()
+    assert not any(view.suspect for view in members.views())
+
+
+def test_load_and_version_come_with_heartbeats(members: Members, machine: Machine) -> None:
+    node = join(members, "a", ["u1"])
+    assert beat(members, node, 1, load=0.25, version="2.0")
+    told = members.map_with_figures()
+    assert (told.nodes[0].load, told.nodes[0].version) == (0.25, "2.0")
+    version, sequence = told.version, machine.sequence
+    assert beat(members, node, 1, load=1.5)  # of an older program, which does not tell its version
+    told = members.map_with_figures()
+    assert (told.nodes[0].load, told.nodes[0].version) == (1.5, "2.0")
+    assert (told.version, machine.sequence) == (version, sequence)
+    assert beat(members, node, 1, version="2.1")
+    assert members.map().nodes[0].version == "2.1"
+    assert members.map().version > version
 
 
 def test_a_failed_disk_is_offline_with_its_problem(members: Members) -> None:

@@ -39,7 +39,7 @@ class DiskInfo(_message.Message):
     def __init__(self, number: _Optional[int] = ..., uuid: _Optional[str] = ..., node: _Optional[int] = ..., path: _Optional[str] = ..., state: _Optional[_Union[DiskState, str]] = ..., total_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class NodeInfo(_message.Message):
-    __slots__ = ("number", "name", "addresses", "grpc_address", "online", "master", "version", "machine_id")
+    __slots__ = ("number", "name", "addresses", "grpc_address", "online", "master", "version", "machine_id", "suspected", "load")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,8 @@ class NodeInfo(_message.Message):
     MASTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    SUSPECTED_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     number: int
     name: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
@@ -56,7 +58,9 @@ class NodeInfo(_message.Message):
     master: bool
     version: str
     machine_id: str
-    def __init__(self, number: _Optional[int] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., grpc_address: _Optional[str] = ..., online: _Optional[bool] = ..., master: _Optional[bool] = ..., version: _Optional[str] = ..., machine_id: _Optional[str] = ...) -> None: ...
+    suspected: bool
+    load: float
+    def __init__(self, number: _Optional[int] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., grpc_address: _Optional[str] = ..., online: _Optional[bool] = ..., master: _Optional[bool] = ..., version: _Optional[str] = ..., machine_id: _Optional[str] = ..., suspected: _Optional[bool] = ..., load: _Optional[float] = ...) -> None: ...
 
 class GetClusterMapRequest(_message.Message):
     __slots__ = ()
@@ -99,16 +103,20 @@ class RegisterNodeReply(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[DiskInfo, _Mapping]]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("cluster_id", "node", "disks", "damaged")
+    __slots__ = ("cluster_id", "node", "disks", "damaged", "load", "version")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     DISKS_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     node: int
     disks: _containers.RepeatedCompositeFieldContainer[DiskInfo]
     damaged: _containers.RepeatedCompositeFieldContainer[DamagedChunk]
-    def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[DiskInfo, _Mapping]]] = ..., damaged: _Optional[_Iterable[_Union[DamagedChunk, _Mapping]]] = ...) -> None: ...
+    load: float
+    version: str
+    def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[DiskInfo, _Mapping]]] = ..., damaged: _Optional[_Iterable[_Union[DamagedChunk, _Mapping]]] = ..., load: _Optional[float] = ..., version: _Optional[str] = ...) -> None: ...
 
 class DamagedChunk(_message.Message):
     __slots__ = ("disk", "chunk")

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class ClusterStub:
-    """Missing associated documentation comment in .proto file."""
+    """What is about the whole cluster.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -83,52 +84,61 @@ class ClusterStub:
 
 
 class ClusterServicer:
-    """Missing associated documentation comment in .proto file."""
+    """What is about the whole cluster.
+    """
 
     def GetClusterMap(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """who is there, as this node last heard
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegisterNode(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a node joins or comes back
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a node is alive; every second
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """the map with health, counts and repair
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPolicy(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """of stripes written from now on
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPolicy(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """answers the one that holds now
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Locate(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """where a file's chunks are
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fsck(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """compares metadata and disks
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -197,7 +207,8 @@ def add_ClusterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Cluster:
-    """Missing associated documentation comment in .proto file."""
+    """What is about the whole cluster.
+    """
 
     @staticmethod
     def GetClusterMap(request,
