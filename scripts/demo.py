@@ -47,11 +47,30 @@ def step(text: str) -> Iterator[Callable[[str], None]]:
     """Say what is done while it is done, and how it went; the callee adds a remark."""
     remarks: list[str] = []
     began = time.monotonic()
-    with _console.status(f"{text} ..."):
+    status = _console.status(f"{text} ...")
+    _showing(status.start)
+    try:
         yield remarks.append
+    finally:
+        _showing(status.stop)
     took = time.monotonic() - began
     remark = f": {', '.join(remarks)}" if remarks else ""
-    _console.print(f"[green]ok[/green] {text}{remark} [dim]({took:.1f} s)[/dim]")
+    say(f"[green]ok[/green] {text}{remark} [dim]({took:.1f} s)[/dim]")
+
+
+def say(text: str) -> None:
+    """A line for who looks on, if anybody still does."""
+    _showing(lambda: _console.print(text))
+
+
+def _showing(show: Callable[[], None]) -> None:
+    """A terminal or a pipe that is gone ends nothing (rich exits when a pipe breaks)."""
+    try:
+        show()
+    except (OSError, SystemExit):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def wormfs(*arguments: str | Path) -> str:
@@ -325,11 +344,11 @@ class Demo:
     def take_down(self) -> None:
         """Leave nothing: the mount, the processes, the folder."""
         if self.mounted:
-            done = subprocess.run(
-                [WORMFS, "umount", self.mount], capture_output=True, timeout=60, check=False
-            )
-            if done.returncode != 0:
-                subprocess.run(["umount", "--lazy", self.mount], capture_output=True, check=False)
+            try:
+                wormfs("umount", self.mount)
+            except (DemoError, subprocess.TimeoutExpired):
+                lazily = ["fusermount3", "-u", "-z"]
+                subprocess.run([*lazily, self.mount], capture_output=True, timeout=20, check=False)
         if self.cluster.exists():
             wormfs("dev", "down", "--dir", self.cluster)
         if os.path.ismount(self.mount):
@@ -357,32 +376,50 @@ def main() -> int:
     parser.add_argument("--big-mib", type=int, default=1024, help="size of the big file (1024)")
     parser.add_argument("--engine", choices=["embedded", "etcd"], default="embedded", help="of the metadata")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _stop)
-    _console.print(
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    say(
         "WormFS on this machine: six nodes, a real mount. Files go in and come back, two nodes are killed,\n"
         "and every byte is compared with what was copied. Nothing stays behind."
     )
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="wormfs-demo-"))
     demo = Demo(folder, files=arguments.files, big_bytes=arguments.big_mib << 20, engine=arguments.engine)
+    code = run_and_take_down(demo)
+    if code == 0:
+        say(f"[bold green]All of it held.[/bold green] {time.monotonic() - began:.0f} s in all.")
+    return code
+
+
+def run_and_take_down(demo: Demo) -> int:
+    """The exit code. However the demo ends, all of it is taken down, and a failure is one line."""
     code = 1
     try:
-        demo.run()
-        code = 0
+        try:
+            demo.run()
+            code = 0
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # a second one must not end what takes down
     except KeyboardInterrupt:
-        _console.print("[red]interrupted[/red]")
+        say("[red]interrupted[/red]")
         code = 130
-    except (DemoError, OSError, subprocess.SubprocessError) as error:
-        _console.print(f"[red]FAILED[/red] {escape(str(error))}")
+    except BaseException as error:  # whatever it is, nothing may stay behind
+        say(f"[red]FAILED[/red] {escape(_one_line(error))}")
+        code = 1
     try:
         with step("unmount, stop the nodes, remove the folder"):
             demo.take_down()
-    except (DemoError, OSError, subprocess.SubprocessError) as error:
-        _console.print(f"[red]FAILED[/red] taking down: {escape(str(error))}")
+    except BaseException as error:
+        say(f"[red]FAILED[/red] taking down: {escape(_one_line(error))}")
         code = code or 1
-    if code == 0:
-        _console.print(f"[bold green]All of it held.[/bold green] {time.monotonic() - began:.0f} s in all.")
     return code
+
+
+def _one_line(error: BaseException) -> str:
+    known = isinstance(error, DemoError | OSError | subprocess.SubprocessError)
+    text = " ".join(str(error).split())
+    return text if known and text else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":
