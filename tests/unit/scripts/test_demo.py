@@ -19,7 +19,7 @@ class Failing(demo.Demo):
     def run(self):
         (self.folder / "data").write_text("x")
         if sys.argv[2] == "wait":
-print("waits", flush=True)
+            print("waits", flush=True)
             signal.pause()
         exec(sys.argv[2])
 
