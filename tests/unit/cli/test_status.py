@@ -154,6 +154,8 @@ def test_a_suspected_node_is_shown_with_every_load() -> None:
         ["node-2", "SUSPECTED", "12.50", "x:2"],
         ["node-3", "OFFLINE", "x:3"],
     ]
+    reply.master = ""
+    assert "0.25" not in status_text(reply)  # what it was once says nothing
     plain = status_json(reply)
     assert [node["suspected"] for node in plain["nodes"]] == [False, True, False]
     assert [node["load"] for node in plain["nodes"]] == [0.25, 12.5, 0.0]

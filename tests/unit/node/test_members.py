@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import NoReturn
 
 import pytest
 import trio
@@ -17,7 +18,9 @@ from wormfs.metadata.restored_state import install
 from wormfs.node.drain import Drain
 from wormfs.node.health import Danger, Health
 from wormfs.node.members import Members
+from wormfs.node.membership import heartbeat_message
 from wormfs.rpc.v1 import cluster_pb2
+from wormfs.store.disk import Disk
 
 
 class Clock:
@@ -195,6 +198,7 @@ def test_chunks_avoid_a_suspected_node_when_the_others_are_enough(members: Membe
     all_but_the_first_beat(members, 4)
     members.sweep()
     assert used() == {2, 3, 4}
+    assert {view.number for view in members.views([8]) if view.suspect} == {1, 2, 8}
     assert members.is_online(1)
     assert beat(members, 1)
     assert used() == {1, 2, 3, 4}
@@ -238,6 +242,27 @@ def test_load_and_version_come_with_heartbeats(members: Members, machine: Machin
     assert beat(members, node, 1, version="2.1")
     assert members.map().nodes[0].version == "2.1"
     assert members.map().version > version
+
+
+def test_a_heartbeat_says_load_and_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (3.0, 9.0, 9.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    own = cluster_pb2.NodeInfo(number=7, version="2.0")
+    disk = Disk.open(tmp_path / "disk")
+    try:
+        told = heartbeat_message("c", own, [disk])
+    finally:
+        disk.close()
+    assert (told.cluster_id, told.node, told.load, told.version) == ("c", 7, 0.75, "2.0")
+    assert [(each.node, each.uuid) for each in told.disks] == [(7, disk.uuid)]
+
+
+def test_a_machine_without_a_load_average_says_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> NoReturn:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr("os.getloadavg", unknown)
+    assert heartbeat_message("c", cluster_pb2.NodeInfo(), []).load == 0
 
 
 def test_a_failed_disk_is_offline_with_its_problem(members: Members) -> None:
