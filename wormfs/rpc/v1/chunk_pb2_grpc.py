@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ChunksStub:
-    """Missing associated documentation comment in .proto file."""
+    """Every call names one disk by its number: NotFoundError when this node does not have it.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -57,7 +58,8 @@ class ChunksStub:
 
 
 class ChunksServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Every call names one disk by its number: NotFoundError when this node does not have it.
+    """
 
     def PutChunk(self, request, context):
         """answers when the chunk is durable
@@ -67,19 +69,22 @@ class ChunksServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetChunk(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a range of a chunk, every byte checked
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteChunks(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """durably; a late put of one is refused
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListChunks(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """one page of what lies on a disk
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -116,7 +121,8 @@ def add_ChunksServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Chunks:
-    """Missing associated documentation comment in .proto file."""
+    """Every call names one disk by its number: NotFoundError when this node does not have it.
+    """
 
     @staticmethod
     def PutChunk(request,

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class FileSystemStub:
-    """Missing associated documentation comment in .proto file."""
+    """Errors are those of the system call of the same job; their class and errno travel in trailing metadata.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -163,7 +164,8 @@ class FileSystemStub:
 
 
 class FileSystemServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Errors are those of the system call of the same job; their class and errno travel in trailing metadata.
+    """
 
     def Resolve(self, request, context):
         """a path to its inode, symlinks not followed
@@ -173,19 +175,22 @@ class FileSystemServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Lookup(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a name in a directory to its inode
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAttr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """an inode's attributes
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAttr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """chmod, chown, utimes, truncate; answers what is then
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -198,7 +203,8 @@ class FileSystemServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Open(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """opens a regular file
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -253,7 +259,8 @@ class FileSystemServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadDir(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a page of a directory's entries
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -266,61 +273,71 @@ class FileSystemServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadLink(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a symlink's target
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Link(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """one more name for an inode; answers its attributes
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rename(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """as renameat2(2)
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unlink(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """removes a name of anything but a directory
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveDir(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """removes an empty directory
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetXattr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """makes or replaces an extended attribute
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetXattr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """an extended attribute's value
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListXattrs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """the names of all of an inode's
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveXattr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ENODATA when there is none of the name
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StatFs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """how much there is room for
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -462,7 +479,8 @@ def add_FileSystemServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FileSystem:
-    """Missing associated documentation comment in .proto file."""
+    """Errors are those of the system call of the same job; their class and errno travel in trailing metadata.
+    """
 
     @staticmethod
     def Resolve(request,

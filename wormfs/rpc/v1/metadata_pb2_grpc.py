@@ -28,7 +28,9 @@ if _version_not_supported:
 
 
 class MetadataStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the master alone; sessions are opened over streams. A session's requests must come on the
+    connection that opened or resumed it. Other nodes answer NotMasterError.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -169,52 +171,62 @@ class MetadataStub:
 
 
 class MetadataServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the master alone; sessions are opened over streams. A session's requests must come on the
+    connection that opened or resumed it. Other nodes answer NotMasterError.
+    """
 
     def OpenSession(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """begins a session, or resumes it
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewSession(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """prolongs it, before lease_ms are over
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ends it; what it did not commit is garbage
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecallDone(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """what a Recall asked for is done
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Lookup(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a name in a directory to its inode
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAttr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """an inode's attributes
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAttr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """chmod, chown, utimes, truncate
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadDir(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a page of a directory's entries
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -227,97 +239,113 @@ class MetadataServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadLink(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """a symlink's target
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Link(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """one more name for an inode
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rename(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """as renameat2(2)
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unlink(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """removes a name of anything but a directory
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveDir(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """removes an empty directory
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetXattr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """makes or replaces an extended attribute
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetXattr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """an extended attribute's value
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListXattrs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """the names of all of an inode's
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveXattr(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ENODATA when there is none of the name
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StatFs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """how much there is room for
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def OpenFile(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """counts an open; a removed file lives as long
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseFiles(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ends opens; with the last the write lease
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFileMap(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """where a range of a file lies
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcquireWriteLease(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """once others gave theirs back
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AllocateStripes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ids and disks to write to
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommitWrite(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """refused (ESTALE) without the write lease
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -471,7 +499,9 @@ def add_MetadataServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Metadata:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the master alone; sessions are opened over streams. A session's requests must come on the
+    connection that opened or resumed it. Other nodes answer NotMasterError.
+    """
 
     @staticmethod
     def OpenSession(request,
