@@ -49,6 +49,8 @@ class InodeState:
         "lapsed_change",
         "lock",
         "lost",
+        "map_recall_over",
+        "map_recalls",
         "map_version",
         "mtime_ns",
         "open_count",
@@ -90,6 +92,8 @@ class InodeState:
         self.failed_s = 0.0
         self.readers: defaultdict[int, int] = defaultdict(int)  # reads under way by map_version
         self.readers_gone: trio.Event | None = None  # made by who waits for it
+        self.map_recalls = 0  # of content, that the master was not told the end of yet
+        self.map_recall_over: trio.Event | None = None
         self.lapsed_change = 0  # != 0: the session was lost while dirty, the file stood at this change
 
     @property
@@ -226,6 +230,25 @@ class InodeState:
             if self.readers_gone is not None:
                 self.readers_gone.set()
                 self.readers_gone = None
+
+    def map_recalled(self) -> None:
+        """The content is recalled, perhaps not for the first time."""
+        self.map_recalls += 1
+        if self.map_recall_over is None:
+            self.map_recall_over = trio.Event()
+
+    def map_recall_ended(self) -> None:
+        """One of those recalls is over."""
+        self.map_recalls = max(0, self.map_recalls - 1)
+        if not self.map_recalls and self.map_recall_over is not None:
+            self.map_recall_over.set()
+            self.map_recall_over = None
+
+    async def wait_map_recalls(self, limit_s: float) -> None:
+        """Let who recalls have its turn before the map is asked for again; not for longer than this."""
+        if self.map_recall_over is not None:
+            with trio.move_on_after(limit_s):
+                await self.map_recall_over.wait()
 
     async def wait_readers_before(self, map_version: int) -> None:
         """Wait until every read that began under an older map has ended."""

@@ -272,6 +272,8 @@ class LeasedStates:
             state.recalls += recall.write_lease
             if recall.data or recall.write_lease:
                 state.fresh = False
+            if recall.data:
+                state.map_recalled()
         elif recall.write_lease:
             self._giving_up.setdefault(recall.inode, trio.Event())
 
@@ -320,9 +322,11 @@ class LeasedStates:
 
     def recall_ended(self, recall: metadata_pb2.Recall) -> None:
         """As SessionOwner."""
+        inode = recall.inode
+        if recall.data and inode in self._states:
+            self._states[inode].map_recall_ended()
         if not recall.write_lease:
             return
-        inode = recall.inode
         self._recalls_ended += 1
         self._recall_ends[inode] = self._recalls_ended
         self._recall_ends.move_to_end(inode)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 DIRTY_CHECK_EVERY_WRITES = 32
 CLOSE_LINGER_S = 0.01
 """Closed files are told together after this long; who wants one of them meanwhile has it recalled."""
+RECALLED_WAIT_S = 0.1
+"""So long a new read waits for the end of a recall: the kernel may not answer it before the read ends."""
 READ_TRIES = 4
 """A read of stripes that others, repair among them, keep replacing starts anew so often."""
 
@@ -117,6 +119,7 @@ class OpenFiles(LeasedStates):
         if not handle.open or handle.flags & os.O_ACCMODE == os.O_WRONLY:
             raise BadHandleError(f"inode {handle.inode} is not open for reading")
         state = handle.state
+        await state.wait_map_recalls(RECALLED_WAIT_S)
         await self._ensure_map(state, offset_bytes // state.stripe_size_bytes)
         length_bytes = min(length_bytes, max(0, state.size_bytes - offset_bytes))
         if length_bytes == 0:

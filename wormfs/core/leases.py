@@ -23,7 +23,7 @@ comes later.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wormfs.core.read_leases import ReadLeases
 
@@ -61,7 +61,7 @@ class Session:
 
     number: int
     expires_s: float
-    resumed: bool  # false: known from before a restart and not heard of yet
+    resumed: bool  # false: known from before a restart, and not heard of since it resumed
     reads: ReadLeases = field(default_factory=ReadLeases)
     writes: set[int] = field(default_factory=set)
     opens: dict[int, int] = field(default_factory=dict)
@@ -144,18 +144,18 @@ class LeaseTable:
         session.expires_s = now_s + self.lease_s
         # Others may have changed since what a lapsed session held: it claims nothing.
         claimed = set() if number in self.lapsed else set(writes)
-        if number in self.lapsed:
+        lapsed = number in self.lapsed
+        if lapsed:
             self.lapsed.discard(number)
             session.lapsed_s = math.inf
-            session.resumed = True
         for inode in session.writes - claimed:
             self._drop_write(session, inode)
         for recall in list(session.recalls.values()):
             if recall.write_lease and recall.inode not in session.writes:
                 self._drop_recall(recall)
-        if not session.resumed or number in self._unheard:
-            session.resumed = True
-            self._unheard[number] = now_s + min(cached_s, self.lease_s)
+        if not session.resumed:
+            # One that lapsed has no caches left, and nobody waited for them.
+            self._unheard[number] = now_s if lapsed else now_s + min(cached_s, self.lease_s)
             for inode in claimed:
                 if self.writers.setdefault(inode, number) == number:
                     session.writes.add(inode)
@@ -174,6 +174,7 @@ class LeaseTable:
         end_s = self._unheard.pop(number, None)
         if end_s is None:
             return False
+        self.sessions[number].resumed = True
         self._grace[number] = end_s
         self.settle(now_s)
         return True
@@ -242,6 +243,9 @@ class LeaseTable:
         for session in self.sessions.values():
             session.expires_s += pause_s
             session.lapsed_s += pause_s
+            for key, recall in session.recalls.items():
+                later = replace(recall, limit_s=recall.limit_s + pause_s)
+                session.recalls[key] = self.recalls[key] = later
 
     def age(self, now_s: float) -> None:
         """Drop read leases that have lapsed; to be called several times in a lease's length."""
@@ -389,10 +393,12 @@ class LeaseTable:
                 session.reads.grant((recall.inode,), session.opens)  # clean now, but still cached there
         return recall
 
-    def is_recalled(self, number: int, inode: int) -> bool:
-        """Whether the session owes an answer to a recall of `inode`: it must not be made to wait."""
-        owed = self.recalls_of.get(inode)
-        return bool(owed) and any(self.recalls[key].session == number for key in owed or ())
+    def is_recalled(self, number: int, inode: int, *, write_lease: bool = False) -> bool:
+        """Whether the session owes an answer to a recall of `inode`, or to one of its write lease."""
+        return any(
+            self.recalls[key].session == number and (self.recalls[key].write_lease or not write_lease)
+            for key in self.recalls_of.get(inode, ())
+        )
 
     def owed_to(self, number: int, inodes: Iterable[int]) -> set[int]:
         """Unanswered recalls of `inodes` by sessions other than `number`."""

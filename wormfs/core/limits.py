@@ -6,6 +6,8 @@ XATTR_NAME_MAX_BYTES = 255
 XATTR_VALUE_MAX_BYTES = 64 * 1024
 LINK_MAX = 65_000
 FILE_SIZE_MAX_BYTES = 1 << 53
+NUMBER_MAX = (1 << 63) - 1
+"""Of anything that the metadata keeps: SQLite's integers end there."""
 
 CHUNK_SIZE_DEFAULT_BYTES = 1 << 20
 CHUNK_SIZE_MAX_BYTES = 4 << 20

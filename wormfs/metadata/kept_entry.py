@@ -11,14 +11,12 @@ import sqlite3
 from google.protobuf.message import DecodeError
 
 from wormfs.core.errors import DataLossError, NewerProgramError
+from wormfs.core.limits import NUMBER_MAX
 from wormfs.core.ordering import is_upkeep
 from wormfs.metadata.convert import event_record
 from wormfs.metadata.sqlite_state import SqliteState
 from wormfs.metadata.state_files import apply_entry
 from wormfs.rpc.v1 import event_pb2
-
-NUMBER_MAX = (1 << 63) - 1
-"""SQLite's integers end there."""
 
 
 class UnusableEntryError(DataLossError):
@@ -34,7 +32,7 @@ def read_kept(session_id: int, payload: bytes) -> event_pb2.LogEntry:
         raise UnusableEntryError(f"what is no log entry ({error})") from error
     except NewerProgramError as error:
         raise UnusableEntryError("an entry of a newer program: upgrade WormFS on this node") from error
-    if entry.operation.operation > NUMBER_MAX:
+    if max(entry.operation.operation, entry.operation.acknowledged) > NUMBER_MAX:
         raise UnusableEntryError("an entry with a number past 63 bits")
     own = entry.operation.session_id == session_id and entry.operation.operation
     if not own and (entry.HasField("operation") or not events or not is_upkeep(events)):

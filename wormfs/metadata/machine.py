@@ -29,6 +29,7 @@ from wormfs.core.errors import (
     TooLargeError,
     UnavailableError,
 )
+from wormfs.core.limits import NUMBER_MAX
 from wormfs.core.ordering import (
     Place,
     is_included,
@@ -120,6 +121,7 @@ class Machine:
         self._log = log
         self._clock = clock
         self._uncommitted = 0
+        self._unapplied: tuple[Touch, ...] = ()
         self._first_served = 0  # the first entry of this mastership that is not independent (core.ordering)
         self._has_skipped = False  # numbers that the mastership before may have told
         self._nodes_told: list[cluster_pb2.NodeInfo] = []
@@ -354,8 +356,15 @@ class Machine:
         decision = decide(state, at, request)
         reply = command_reply(state, decision, REPLIES[kind], at.sequence)
         if decision.events:
+            self._unapplied = decision.touched
             self._append(decision, at, caller, reply)
+            self._unapplied = ()
         return Outcome(reply, self._keeper.state.applied, decision.touched)
+
+    def take_unapplied(self) -> tuple[Touch, ...]:
+        """What other sessions must drop although the command failed: it is in the log, the state was lost."""
+        touched, self._unapplied = self._unapplied, ()
+        return touched
 
     @_recovering
     def tell_directories(self, request: NameChange, outcome: Outcome) -> None:
@@ -389,6 +398,8 @@ class Machine:
         operation = caller.operation
         if not operation:
             return None
+        if max(operation, caller.acknowledged) > NUMBER_MAX:
+            raise InvalidError(f"session {session}: a number past 63 bits is no operation's")
         if operation <= state.acknowledged(session):
             raise InvalidError(
                 f"operation {operation} of session {session} was acknowledged: its reply is gone"
@@ -418,6 +429,8 @@ class Machine:
 
         Takes `request.abandoned` back too. The reply is an AllocateStripesReply.
         """
+        if max(request.inode, *request.abandoned, 0) > NUMBER_MAX:
+            raise InvalidError("a number past 63 bits names nothing here")
         remembered = self.remembered(request)
         if remembered is not None:
             return remembered

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from wormfs.core.limits import NUMBER_MAX
 from wormfs.core.ordering import Place
 from wormfs.core.records import (
     Allocation,
@@ -665,7 +666,8 @@ class SqliteState:
         floor = self._sessions.get(session_id)
         if floor is None:
             return
-        if operation > floor:
+        acknowledged = min(acknowledged, NUMBER_MAX)
+        if floor < operation <= NUMBER_MAX:
             self._new_replies[session_id, operation] = reply
             if operation > self._highest.get(session_id, 0):
                 self._highest[session_id] = operation

@@ -20,7 +20,7 @@ A request that meets no foreign lease does 1 to 4 without waiting, which makes i
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NoReturn, cast
@@ -40,6 +40,7 @@ from wormfs.core.errors import (
 from wormfs.core.leases import LeaseTable, Recall, first_recall_of
 from wormfs.core.limits import ALLOCATE_MAX
 from wormfs.core.placement import place_stripes
+from wormfs.core.state import Touch
 from wormfs.metadata.machine import Machine, Outcome
 from wormfs.node.members import Members
 from wormfs.rpc import methods as m
@@ -72,6 +73,7 @@ class _Rule:
     opens: bool = False
     needs_lease: bool = False
     names: bool = False  # it changes names: the reply tells what became of their directories
+    cached: bool = True  # the session may cache what it is told
 
 
 def _told_inode(request: Any, _: Any) -> Iterable[int]:
@@ -105,6 +107,7 @@ def _inode_if_write(request: Any) -> int:
 
 
 _QUERY = _Rule(_told_inode, changes=False)
+_UNCACHED = _Rule(_told_inode, changes=False, cached=False)
 _CHANGE = _Rule(_told_inode)
 _MAKE_NODE = _Rule(_told_lookup, opens=True, names=True)
 _TAKE_LEASE = _Rule(_told_inode, exclusive=lambda request: int(request.inode))
@@ -113,8 +116,8 @@ _RULES: tuple[tuple[m.Method[Any, Any], _Rule], ...] = (
     (m.METADATA_GET_ATTR, _QUERY),
     (m.METADATA_READ_DIR, _Rule(_told_listing, changes=False)),
     (m.METADATA_READ_LINK, _QUERY),
-    (m.METADATA_GET_XATTR, _QUERY),
-    (m.METADATA_LIST_XATTRS, _QUERY),
+    (m.METADATA_GET_XATTR, _UNCACHED),
+    (m.METADATA_LIST_XATTRS, _UNCACHED),
     (m.METADATA_GET_FILE_MAP, _QUERY),
     (m.METADATA_SET_ATTR, _CHANGE),
     (m.METADATA_SET_XATTR, _CHANGE),
@@ -139,7 +142,7 @@ def check_connection(current: Mapping[int, object], session: int, connection: ob
     A client that gave an attempt up asks again on a new connection, and may have been told an error
     there, which is not remembered: what is still on its way on the old one must do nothing.
     """
-    if session and current.get(session) is not connection:
+    if session and (connection is None or current.get(session) is not connection):
         raise UnavailableError(f"session {session} does not live on this connection: resume it")
 
 
@@ -213,7 +216,7 @@ class MasterService:
         self._gates = _Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
         # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
-        self._queued: dict[tuple[int, int], set[trio.CancelScope]] = {}
+        self._queued: dict[tuple[int, int], dict[trio.CancelScope, Any]] = {}
         self._grace_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._ended = False  # nobody ends sessions any more: what waits here for others would wait for ever
@@ -325,7 +328,9 @@ class MasterService:
         async def handle(context: RequestContext, request: Any, _: DataBuffer | None) -> Any:
             session = request.caller.session_id
             connection = context.connection
-            current = connection_of(session) is connection and self._served
+            # Without a connection, over gRPC, there is no session, and with one there is.
+            known = connection_of(session) is connection and (not session) == (connection is None)
+            current = known and self._served
             if not current or leases.in_grace or leases.lapsed:
                 await self._admit(session, connection)
             exclusive = rule.exclusive(request) if rule.exclusive is not None else 0
@@ -384,17 +389,22 @@ class MasterService:
             if session and rule.asked is not None:
                 self.leases.read(session, rule.asked(request))
             raise
+        except UnavailableError:
+            self._recall_others(session, request.caller.operation, self._machine.take_unapplied())
+            raise
         reply: Any = outcome.reply
         if rule.names and outcome.touched:
-            self._machine.tell_directories(request, outcome)
+            with suppress(UnavailableError):  # it is done, and must be recalled
+                self._machine.tell_directories(request, outcome)
         if session:
-            self.leases.read(session, rule.told(request, reply))
+            if rule.cached:
+                self.leases.read(session, rule.told(request, reply))
             if rule.opens or rule.needs_lease:
                 self._note_operation(rule, session, request, reply)
             if exclusive:
                 reply.write_lease = self.leases.grant_write(session, exclusive)
         if rule.changes:
-            self._recall_others(session, request.caller.operation, outcome)
+            self._recall_others(session, request.caller.operation, outcome.touched)
         if not self.leases.recalls:
             return reply, ()
         told = {*rule.told(request, reply), *(touch.inode for touch in outcome.touched)}
@@ -428,13 +438,13 @@ class MasterService:
             if rule is _MAKE_NODE and reply.created:
                 self.leases.grant_write(session, reply.attributes.inode)
 
-    def _recall_others(self, session: int, operation: int, outcome: Outcome) -> None:
+    def _recall_others(self, session: int, operation: int, touched: Sequence[Touch]) -> None:
         leases = self.leases
         if len(leases.sessions) <= (1 if session else 0):
             return
         now_s = trio.current_time()
-        changed = tuple({touch.inode for touch in outcome.touched})
-        for touch in outcome.touched:
+        changed = tuple({touch.inode for touch in touched})
+        for touch in touched:
             for recall in leases.recall_readers(
                 session,
                 touch.inode,
@@ -473,12 +483,11 @@ class MasterService:
                 self._check_session(session, connection)
                 wanted = {*self._machine.targets(request), *([exclusive] if exclusive else [])}
                 blocked = {inode for inode in wanted if self._blocked(session, inode, exclusive == inode)}
-                # Who is being recalled must not wait for the one that recalls: it passes the gate.
-                entering = {inode for inode in blocked if not self.leases.is_recalled(session, inode)}
+                entering = {inode for inode in blocked if not self._passes(session, request, inode)}
                 if not entering <= held:
                     # All gates are entered in one order, so that no two requests wait crosswise.
                     await stack.aclose()
-                    held = await self._queue(session, held | entering, stack)
+                    held = await self._queue(session, request, held | entering, stack)
                     continue
                 owed = self._recall_for(session, cause, wanted, exclusive)
                 if not owed:
@@ -495,18 +504,27 @@ class MasterService:
             self.leases.read_again(session, rule.told(request, reply))
         return reply
 
-    async def _queue(self, session: int, inodes: set[int], stack: AsyncExitStack) -> set[int]:
+    def _passes(self, session: int, request: Any, inode: int) -> bool:
+        """Whether it does not wait for its turn: the one that recalls waits for what it is part of.
+
+        That is all that writes back under a recalled write lease, and the map that reads under way need
+        to end. Others wait: a session that went on reading what it is recalled would never let a writer in.
+        """
+        maps = isinstance(request, metadata_pb2.GetFileMapRequest)
+        return self.leases.is_recalled(session, inode, write_lease=not maps)
+
+    async def _queue(self, session: int, request: Any, inodes: set[int], stack: AsyncExitStack) -> set[int]:
         """Enter the gates of `inodes`; returns those entered: fewer when a recall came meanwhile."""
         entered: set[int] = set()
         for inode in sorted(inodes):
-            scopes = self._queued.setdefault((session, inode), set())
+            scopes = self._queued.setdefault((session, inode), {})
             with trio.CancelScope() as scope:
-                scopes.add(scope)
+                scopes[scope] = request
                 try:
                     await self._gates.enter(inode, stack)
                     entered.add(inode)
                 finally:
-                    scopes.discard(scope)
+                    del scopes[scope]
                     if not scopes:
                         self._queued.pop((session, inode), None)
             if inode not in entered:
@@ -678,6 +696,7 @@ class MasterService:
             reply.granted_write_leases.extend(granted)
             log.info("session %d resumed (%s)", number, context.peer)
         reply.session_id = number
+        watched = self._connections.get(number) is connection
         self._connections[number] = connection
         self._attempts[number] = request.attempt
         self._done[number] = set()  # what is asked again from here on is not among the opens just told
@@ -688,7 +707,7 @@ class MasterService:
         self._grace_moved()
         for recall in self.leases.sessions[number].recalls.values():
             self._push(recall)
-        if self._nursery is not None:
+        if self._nursery is not None and not watched:
             self._nursery.start_soon(self._watch, number, connection, context.peer)
         return reply
 
@@ -781,8 +800,9 @@ class MasterService:
 
     def _push(self, recall: Recall) -> None:
         """Tell the session; if it cannot be told, its lease runs out or it resumes and is told then."""
-        for scope in self._queued.get((recall.session, recall.inode), ()):
-            scope.cancel()
+        for scope, request in self._queued.get((recall.session, recall.inode), {}).items():
+            if self._passes(recall.session, request, recall.inode):
+                scope.cancel()
         connection = self._connections.get(recall.session)
         if connection is None:
             return

@@ -112,6 +112,41 @@ def test_no_session_ends_because_the_master_stood_still() -> None:
     assert table.expired(16.0) == [1]
 
 
+def test_no_recall_is_overdue_because_the_master_stood_still() -> None:
+    table = table_of(1, 2)
+    assert table.grant_write(1, 17)
+    recall = table.recall_writer(17, 0.0, (2, 1))
+    assert recall is not None
+    for session in (1, 2):
+        table.renew(session, 19.0)
+    table.prolong(25.0)
+    assert table.expired(44.9) == []
+    for session in (1, 2):
+        table.renew(session, 44.9)
+    assert table.expired(45.0) == [1]
+    assert table.answered(1, recall.recall_id) is not None
+
+
+@pytest.mark.parametrize("read_late", ["in the grace", "behind the lapse"])
+def test_what_was_resumed_by_one_that_was_not_heard_tells_nothing(read_late: str) -> None:
+    """Its files may be open: it may come back, and say so, until it is given up."""
+    table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
+    table.restore([1], 0.0)
+    if read_late == "in the grace":
+        table.resume(1, 1.0, opens=[], writes=[])
+        table.lapse(1, 8.0)
+    else:
+        table.lapse(1, 6.0)
+        table.resume(1, 7.0, opens=[], writes=[])
+        assert not table.in_grace
+    assert not table.sessions[1].resumed
+    assert table.resume(1, 9.0, opens=[17], writes=[]) == ()
+    assert table.heard(1, 9.0)
+    assert table.sessions[1].resumed
+    assert not table.in_grace
+    assert table.is_open(17)
+
+
 def test_grace_lasts_until_every_known_session_resumed_or_expired() -> None:
     table = LeaseTable(lease_s=LEASE_S, recall_limit_s=20.0)
     table.restore([1, 2, 3], 100.0)

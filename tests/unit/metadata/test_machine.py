@@ -513,3 +513,29 @@ def test_replaced_stripes_and_forgotten_disks_are_replayed(owner: Owner) -> None
     assert machine.digest() == digest
     counts = machine.counts()
     assert (counts.garbage_chunks, counts.stripes, counts.allocations) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("field", ["operation", "acknowledged"])
+def test_a_number_past_63_bits_is_refused_before_it_is_logged(owner: Owner, field: str) -> None:
+    """SQLite could not take it: a log with it would make no state, here and on no other server."""
+    request = fs.MakeNodeRequest(caller=owner.caller(), parent=1, name=b"f", mode=stat.S_IFREG)
+    setattr(request.caller, field, 1 << 63)
+    before = owner.machine.sequence
+    with pytest.raises(er.InvalidError, match="63 bits"):
+        owner.machine.execute(request)
+    allocate = md.AllocateStripesRequest(caller=owner.caller(), inode=1 << 63, count=1)
+    with pytest.raises(er.InvalidError, match="63 bits"):
+        owner.machine.allocate(allocate, [])
+    assert owner.machine.sequence == before
+    assert owner.reopen().sequence == before + 1
+
+
+@pytest.mark.parametrize("field", ["operation", "acknowledged"])
+def test_a_log_with_a_number_past_63_bits_makes_a_state(
+    owner: Owner, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = fs.MakeNodeRequest(caller=owner.caller(), parent=1, name=b"f", mode=stat.S_IFREG)
+    setattr(request.caller, field, 1 << 63)
+    monkeypatch.setattr("wormfs.metadata.machine.NUMBER_MAX", 1 << 64)
+    owner.machine.execute(request)
+    assert owner.reopen().execute(fs.LookupRequest(parent=1, name=b"f")).reply

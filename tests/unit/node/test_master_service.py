@@ -1,5 +1,6 @@
 """Sessions, leases and recalls over real streams and a real machine."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 from google.protobuf.message import Message
 
+from tests.unit.metadata.test_lost_state import bar, fail_writes, unbar
 from tests.unit.node.serving import FILE, POLICY, Mount, join, serving
 from wormfs.core.errors import (
     NotFoundError,
@@ -23,7 +25,7 @@ from wormfs.rpc import methods as m
 from wormfs.rpc.grpc_client import call
 from wormfs.rpc.grpc_server import serve_grpc
 from wormfs.rpc.registry import Registry
-from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
+from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
 
 
 async def test_another_sessions_cached_name_is_recalled_before_the_reply(tmp_path: Path) -> None:
@@ -484,3 +486,63 @@ async def test_over_grpc_there_is_no_session(tmp_path: Path) -> None:
         with pytest.raises(UnavailableError, match="resume it"):
             await trio.to_thread.run_sync(ask, one.session)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("label", ["", "repair"])
+async def test_a_sessions_number_over_grpc_does_nothing(tmp_path: Path, label: str) -> None:
+    """Not even that of a session which has no connection: its change would be recalled from nobody."""
+    async with serving(tmp_path) as served, served.mount() as mount, trio.open_nursery() as nursery:
+        number = served.machine.open_session(label) if label else 999
+        with pytest.raises(NotFoundError):
+            await mount.lookup(b"f")
+        registry = Registry()
+        served.master.register(registry)
+        address = await nursery.start(serve_grpc, registry, "127.0.0.1:0")
+        caller = types_pb2.Caller(session_id=number, operation=1)
+        made = filesystem_pb2.MakeNodeRequest(parent=1, name=b"f", mode=FILE, caller=caller)
+        asked: list[tuple[m.Method[Any, Any], Any]] = [
+            (m.METADATA_GET_ATTR, filesystem_pb2.GetAttrRequest(inode=1, caller=caller)),
+            (m.METADATA_MAKE_NODE, made),
+        ]
+        for method, request in asked:
+            with pytest.raises(SessionExpiredError):
+                await trio.to_thread.run_sync(call, address, method, request, 5.0)
+        with pytest.raises(NotFoundError):
+            served.machine.execute(filesystem_pb2.LookupRequest(parent=1, name=b"f"))
+        nursery.cancel_scope.cancel()
+
+
+async def test_resuming_on_the_same_connection_costs_no_descriptors(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served, served.mount() as mount:
+        await mount.renew()
+        before = len(os.listdir("/proc/self/fd"))
+        for attempt in range(1, 51):
+            request = metadata_pb2.OpenSessionRequest(session_id=mount.session, attempt=attempt)
+            await mount.call(m.METADATA_OPEN_SESSION, request)
+        assert len(os.listdir("/proc/self/fd")) - before < 5
+
+
+async def test_a_change_in_the_log_is_recalled_although_its_state_was_lost(tmp_path: Path) -> None:
+    """It is done, and answered when it is asked again, which recalls nothing."""
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        inode = (await one.create(b"f")).attributes.inode
+        await one.commit(inode, b"old")
+        opened = await two.call(m.METADATA_OPEN_FILE, metadata_pb2.OpenFileRequest(inode=inode))
+        assert opened.attributes.size_bytes == 3
+        two.recalls.clear()
+        keeper = served.machine.keeper
+        disks = keeper.member_disks()
+        fail_writes(keeper)
+        for disk in disks:
+            bar(disk)
+        request = filesystem_pb2.SetAttrRequest(inode=inode, size_bytes=1)
+        request.caller.operation = 50
+        with pytest.raises(UnavailableError):
+            await one.call(m.METADATA_SET_ATTR, request)
+        for disk in disks:
+            unbar(disk)
+        with trio.fail_after(10):
+            while keeper.is_lost:  # noqa: ASYNC110 - the keeper has no event
+                await trio.sleep(0.05)
+        assert (await one.call(m.METADATA_SET_ATTR, request)).attributes.size_bytes == 1
+        assert [recall.inode for recall in two.recalls] == [inode]
