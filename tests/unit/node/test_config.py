@@ -1,11 +1,14 @@
 """node.yaml: what is right, what is wrong and how it is named; the examples of config/."""
 
+import dataclasses
 import json
 import logging
+import re
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import yaml
 
 from wormfs.cli import node as cli
 from wormfs.client.options import ClientOptions
@@ -14,7 +17,7 @@ from wormfs.core.types import Codec, Policy
 from wormfs.node.config import NodeConfig, load_node_config, peer_address
 from wormfs.node.logging import set_up_logging
 from wormfs.settings.client import ClientSettings, load_client_config
-from wormfs.settings.loader import Override
+from wormfs.settings.loader import Override, key_of
 
 CONFIG = Path(__file__).parents[3] / "config"
 
@@ -178,6 +181,16 @@ def test_the_example_client_configuration_is_right_and_has_the_clients_options()
     assert made.options == ClientSettings()
     options = {name: getattr(made.options, name) for name in ClientSettings.__dataclass_fields__}
     assert ClientOptions(**options) == ClientOptions()
+
+
+def test_the_example_client_configuration_names_each_option_with_its_default(tmp_path: Path) -> None:
+    text = (CONFIG / "client.yaml").read_text(encoding="utf-8")
+    uncommented = re.sub(r"^  # (?=[a-z_]+: \S+ +# )", "  ", text, flags=re.MULTILINE)
+    named = set(yaml.safe_load(uncommented)["options"])
+    assert named == {key_of(field.name) for field in dataclasses.fields(ClientSettings)}
+    file = tmp_path / "client.yaml"
+    file.write_text(uncommented, encoding="utf-8")
+    assert load_client_config(config=file, environment={}).options == ClientSettings()
 
 
 @pytest.fixture
