@@ -21,7 +21,7 @@ class ClusterFormed:
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """Files made from now on use this policy."""
+    """Stripes written from now on use this policy."""
 
     policy: Policy
 

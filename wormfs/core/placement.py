@@ -19,7 +19,10 @@ FREE_RESERVE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class DiskView:
-    """What placement knows of a disk. `suspect`: a write to it just failed, or its node is late with its heartbeats."""
+    """What placement knows of a disk.
+
+    `suspect`: a write to it just failed, or its node is late with its heartbeats.
+    """
 
     number: int
     node: int

@@ -235,7 +235,7 @@ class Machine:
 
     @_recovering
     def set_policy(self, policy: Policy) -> None:
-        """Files made from now on use this policy. The caller has checked it."""
+        """Stripes written from now on use this policy. The caller has checked it."""
         if policy != self.policy:
             self._log_decision(Decision((ev.PolicySet(policy),)))
 
