@@ -66,11 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _console.print(f"written to {path}")
     if results.problem:
         print(f"bench: {options.peer} was not measured: {results.problem}", file=sys.stderr)
-        return 1
     short = short_rows(results)
     if short:
         print(f"bench: short of what is wanted: {'; '.join(short)}", file=sys.stderr)
-    return 1 if short else 0
+    return 1 if results.problem or short else 0
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
