@@ -157,7 +157,6 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "caches are not waited for after an election": (LeaseTable, "resume", _caches_not_told),
     "caches outlive the lease": (SimReader, "_leased", _leased_for_long),
     "what was recalled on its way is cached": (reader, "_leases_of", lambda _: ()),
-    "what was long on its way is cached": (reader, "SLOW_S", 60.0),
 }
 
 
