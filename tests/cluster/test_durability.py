@@ -99,7 +99,7 @@ def seen(folder: Path) -> dict[str, str]:
     ("mount_dies", "nodes_die"),
     [
         pytest.param(True, False, id="mount"),
-        pytest.param(False, True, id="all-nodes"),
+        pytest.param(False, True, id="all-nodes", marks=pytest.mark.unsampled),
         pytest.param(True, True, id="mount-and-all-nodes", marks=pytest.mark.unsampled),
     ],
 )

@@ -382,6 +382,7 @@ os.close(descriptor)
 """
 
 
+@pytest.mark.unsampled
 def test_what_was_written_by_mmap_is_there_for_the_other_mount_after_close(place: Place) -> None:
     expected = bytearray(Random(5).randbytes(6_000_001))
     (place.one / "mapped").write_bytes(expected)
@@ -414,6 +415,7 @@ os.close(descriptor)
 """
 
 
+@pytest.mark.unsampled
 def test_records_appended_by_two_processes_are_all_there_and_whole(place: Place) -> None:
     log = place.one / "log"
 
