@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BaseException:
         _log.exception("%s: the mount process failed", point)
-        return ready.failed(WormError(f"internal error; see {parsed.log_file or 'above'}"))
+        failure = WormError(f"internal error; see {parsed.log_file or 'above'}")
+        if ready.told:
+            dataclasses.replace(record, error=failure.message).write()
+        return ready.failed(failure)
     remove_record(point)
     return 0
 

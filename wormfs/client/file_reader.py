@@ -10,7 +10,7 @@ from wormfs.client.options import ClientOptions
 from wormfs.client.stripe_cache import CachedStripe, StripeCache
 from wormfs.client.stripe_reader import StripeReader, block_range
 from wormfs.client.stripe_writer import STRIPE_SLACK_BYTES
-from wormfs.core.errors import UnavailableError, WormError
+from wormfs.core.errors import WormError
 from wormfs.core.limits import CHECKSUM_BLOCK_BYTES
 from wormfs.core.stripes import StripeRange
 from wormfs.rpc.v1 import types_pb2
@@ -78,8 +78,9 @@ class FileReader:
         ensure_map: EnsureMap,
         *,
         sequential: bool,
-    ) -> bytes | bytearray | memoryview:
-        """Return the bytes of one stripe's part of a read.
+        tries: int,
+    ) -> bytes | bytearray | memoryview | None:
+        """Return the bytes of one stripe's part of a read; None when the file changed under all `tries`.
 
         `ensure_map` brings the map page of a stripe index: a recall may take it away at any await, and
         a stripe that is not in the map reads as a hole. So no answer counts that was made while the
@@ -89,20 +90,13 @@ class FileReader:
         Raises TooFewChunksError (EIO) when they cannot be had, UnavailableError when the map changes
         faster than it can be read.
         """
-        for _ in range(OPTIMISTIC_TRIES):
+        for _ in range(tries):
             await ensure_map(state, part.index)
             version = state.version
             answer = await self._read_once(state, part, pattern, sequential)
             if state.version == version:
                 return answer
-        async with state.lock:  # writers keep getting ahead of us: hold them off
-            for _ in range(LOCKED_TRIES):
-                await ensure_map(state, part.index)
-                version = state.version
-                answer = await self._read_once(state, part, pattern, sequential)
-                if state.version == version:
-                    return answer
-        raise UnavailableError(f"inode {state.inode}: its stripes are replaced faster than they can be read")
+        return None
 
     async def _read_once(
         self, state: InodeState, part: StripeRange, pattern: ReadPattern, sequential: bool

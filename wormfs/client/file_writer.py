@@ -7,6 +7,7 @@ only their own `Storing`, and the map when they commit.
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -17,7 +18,7 @@ from wormfs.client.options import ClientOptions
 from wormfs.client.pieces import Buffer, DirtyStripe, Piece
 from wormfs.client.session import Session
 from wormfs.client.stripe_writer import STRIPE_SLACK_BYTES, StripeWriter
-from wormfs.core.errors import WormError
+from wormfs.core.errors import TooFewChunksError, UnavailableError, WormError
 from wormfs.core.limits import INLINE_MAX_BYTES
 from wormfs.core.stripes import split_range
 from wormfs.rpc.methods import METADATA_COMMIT_WRITE
@@ -26,6 +27,7 @@ from wormfs.rpc.v1 import metadata_pb2, types_pb2
 log = logging.getLogger(__name__)
 
 EXTENTS_PER_COMMIT_BYTES = 1 << 20
+MAP_TRIES = 16
 
 
 class FileWriter:
@@ -39,7 +41,9 @@ class FileWriter:
         pool: BytesPool,
         nursery: trio.Nursery,
         options: ClientOptions,
+        fetch_map: Callable[[InodeState, int], Awaitable[None]],
     ) -> None:
+        self._fetch_map = fetch_map
         self._stripes = stripes
         self._reader = reader
         self._session = session
@@ -126,7 +130,7 @@ class FileWriter:
     async def _store_and_commit(self, state: InodeState, index: int, storing: Storing) -> None:
         try:
             try:
-                storing.stripe = await self._store(state, index, storing.dirty)
+                storing.stripe = await self._store_in_session(state, index, storing.dirty)
             finally:
                 self._slots.release()
             await self._commit(state, [storing.stripe], [], storing.mtime_ns)
@@ -142,18 +146,51 @@ class FileWriter:
         finally:
             storing.ended.set()
 
+    async def _store_in_session(self, state: InodeState, index: int, dirty: DirtyStripe) -> types_pb2.Stripe:
+        """Store it, anew when the session that it was placed by ended meanwhile: its stripes are garbage."""
+        while True:
+            session_id = self._session.session_id
+            stripe = await self._store(state, index, dirty)
+            if self._session.session_id == session_id:
+                return stripe
+
     async def _store(self, state: InodeState, index: int, dirty: DirtyStripe) -> types_pb2.Stripe:
         """Make the stripe's new content durable: the dirty bytes over what was there."""
-        length = max(dirty.end_bytes, state.base_end_bytes(index))
         size = state.stripe_size_bytes
+        if not dirty.covers(0, size):
+            await self._have_map(state, index)
+        length = max(dirty.end_bytes, state.base_end_bytes(index))
         if dirty.buffer is not None and dirty.covers(0, length):
             return await self._stripes.store(state.inode, index, size, dirty.buffer, length)
         buffer = self._pool.acquire(size + STRIPE_SLACK_BYTES)
-        await self._reader.fill_base(state, index, buffer)
+        await self._fill_base(state, index, buffer)
         dirty.overlay_into(memoryview(buffer), 0)
         stripe = await self._stripes.store(state.inode, index, size, buffer, length)
         self._pool.release(buffer)
         return stripe
+
+    async def _fill_base(self, state: InodeState, index: int, buffer: bytearray) -> None:
+        """What is committed, for what is dirty to be laid over."""
+        attempts = self._session.attempts
+        try:
+            await self._reader.fill_base(state, index, buffer)
+        except TooFewChunksError:
+            await self._fetch_map(state, index)  # waits for the master
+            if self._session.attempts == attempts:
+                raise
+            await self._reader.fill_base(state, index, buffer)  # a server was restarted, its chunks with it
+
+    async def _have_map(self, state: InodeState, index: int) -> None:
+        """Have the map page of a stripe index: an open or read elsewhere in the file may have dropped it.
+
+        What is not in the map reads as a hole, and would be written as one. No await must follow before
+        the map is looked at.
+        """
+        for _ in range(MAP_TRIES):
+            if state.has_map(index):
+                return
+            await self._fetch_map(state, index)
+        raise UnavailableError(f"inode {state.inode}: its map changes faster than it can be read")
 
     # --- commits ------------------------------------------------------------------------------
 
@@ -164,6 +201,8 @@ class FileWriter:
         for index in sorted(state.dirty):
             dirty = state.dirty[index]
             inline = dirty.buffer is None and index not in state.storing
+            if inline:
+                await self._have_map(state, index)
             if inline and state.merged_inline_bytes(index, dirty) <= INLINE_MAX_BYTES:
                 pieces.extend((index, piece) for piece in dirty.pieces)
             else:

@@ -61,11 +61,12 @@ class FileSystem(OpenFiles):
         known = self._directories.attributes(inode)
         if known is not None:
             return known
+        marks = state.marks if state is not None else 0
         reply = await self.session.query(
             methods.METADATA_GET_ATTR, filesystem_pb2.GetAttrRequest(inode=inode)
         )
         entry = self._entry(reply.message.attributes, reply.pushes_seen)
-        if state is not None:
+        if state is not None and state.marks == marks:
             state.attributes_stale = False
         return entry
 
@@ -173,7 +174,7 @@ class FileSystem(OpenFiles):
         if not message.HasField("parent"):
             self._directories.drop_all_attributes()
             for state in self._states.values():
-                state.attributes_stale = True
+                state.mark_stale()
             return
         cacheable_s = self.session.cacheable_s
         change.told(cacheable_s(reply.pushes_seen, message.parent.inode), message.parent)
@@ -182,12 +183,20 @@ class FileSystem(OpenFiles):
             new_directory.told(cacheable_s(reply.pushes_seen, new_parent.inode), new_parent)
         for inode in message.touched:
             self._directories.drop(inode)
-            self._attributes_changed(inode)
+            self._attributes_changed(inode, message.parent.change)  # one entry changed them all
 
-    def _attributes_changed(self, inode: int) -> None:
+    def _attributes_changed(self, inode: int, change: int = 0) -> None:
         touched = self._states.get(inode)
         if touched is not None:
-            touched.attributes_stale = True
+            touched.mark_stale()
+            if touched.write_lease:  # so nobody else changed it
+                touched.attributes.change = max(touched.attributes.change, change)
+
+    async def _xattr_changed(self, inode: int) -> None:
+        self._attributes_changed(inode)
+        state = self._states.get(inode)
+        if state is not None and state.write_lease:
+            await self.getattr(inode)  # its `change`, by which a failover tells our changes from others'
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -238,7 +247,14 @@ class FileSystem(OpenFiles):
 
     async def _set_attributes(self, request: filesystem_pb2.SetAttrRequest) -> Entry:
         with self._directories.change(request.inode):
-            reply = await self.session.command(methods.METADATA_SET_ATTR, request)
+            try:
+                reply = await self.session.command(methods.METADATA_SET_ATTR, request)
+            except BaseException:  # it may have been done
+                state = self._states.get(request.inode)
+                if state is not None:
+                    state.fresh = False
+                    state.mark_stale()
+                raise
         return self._entry(reply.message.attributes, reply.pushes_seen)
 
     async def getxattr(self, inode: int, name: bytes) -> bytes:
@@ -257,7 +273,7 @@ class FileSystem(OpenFiles):
         request.caller.SetInParent()
         with self._directories.change(inode):
             await self.session.command(methods.METADATA_SET_XATTR, request)
-        self._attributes_changed(inode)
+        await self._xattr_changed(inode)
 
     async def removexattr(self, inode: int, name: bytes) -> None:
         """Remove an extended attribute."""
@@ -265,7 +281,7 @@ class FileSystem(OpenFiles):
         request.caller.SetInParent()
         with self._directories.change(inode):
             await self.session.command(methods.METADATA_REMOVE_XATTR, request)
-        self._attributes_changed(inode)
+        await self._xattr_changed(inode)
 
     async def statfs(self) -> filesystem_pb2.StatFsReply:
         """Return total and free space."""

@@ -52,6 +52,7 @@ class InodeState:
         "map_recall_over",
         "map_recalls",
         "map_version",
+        "marks",
         "mtime_ns",
         "open_count",
         "pages",
@@ -70,6 +71,7 @@ class InodeState:
         self.attributes = attributes
         self.fresh = False  # attributes and map are covered by a lease
         self.attributes_stale = False  # an own command changed them in a way no reply told
+        self.marks = 0  # how often they were marked so
         self.size_bytes = attributes.size_bytes  # with what is dirty here
         self.mtime_ns = 0  # of the last local write; 0: nothing uncommitted
         self.stripes: dict[int, types_pb2.Stripe] = {}
@@ -105,6 +107,11 @@ class InodeState:
     def has_dirty(self) -> bool:
         """Whether bytes wait to be committed."""
         return bool(self.dirty or self.storing)
+
+    def mark_stale(self) -> None:
+        """The attributes are to be asked for again, and not by a question that is under way."""
+        self.attributes_stale = True
+        self.marks += 1
 
     # --- attributes and map ----------------------------------------------------------------
 

@@ -84,7 +84,9 @@ class LeasedStates:
         cache = StripeCache(pool, options.cache_bytes, options.block_cache_bytes)
         self._reader = FileReader(StripeReader(self.peers, pool, options), cache, pool, nursery, options)
         self._stripe_writer = StripeWriter(self.peers, self.session, pool, options)
-        self._writer = FileWriter(self._stripe_writer, self._reader, self.session, pool, nursery, options)
+        self._writer = FileWriter(
+            self._stripe_writer, self._reader, self.session, pool, nursery, options, self._fetch_map
+        )
 
     def _entry(self, attributes: types_pb2.Attributes, pushes_seen: int, *directories: int) -> Entry:
         """What a reply says of an inode, and of its name in these directories."""
@@ -220,6 +222,7 @@ class LeasedStates:
         # Of several that were done the last one counts, in whatever order they are told.
         newest = done.message.attributes
         newest.change = max(newest.change, state.lapsed_change)
+        state.fresh = False  # others may have written over it since
         return done
 
     def _let_go_if_unused(self, state: InodeState) -> None:
@@ -268,7 +271,7 @@ class LeasedStates:
             self._page_changes.pop(recall.inode, None)
         state = self._states.get(recall.inode)
         if state is not None:
-            state.attributes_stale = True
+            state.mark_stale()
             state.recalls += recall.write_lease
             if recall.data or recall.write_lease:
                 state.fresh = False
@@ -345,6 +348,14 @@ class LeasedStates:
         """As SessionOwner: no lease can be trusted; pages of open files must be read again."""
         self._distrust(frozenset())
 
+    def on_replaced(self) -> None:
+        """As SessionOwner."""
+        self._distrust(frozenset())
+        self._page_changes.clear()
+        for state in self._states.values():
+            state.attributes.change = 0
+            state.drop_map()
+
     def on_lost(self, inodes: frozenset[int] | None) -> None:
         """As SessionOwner."""
         self._lost = True
@@ -375,5 +386,5 @@ class LeasedStates:
             if state.inode not in kept_write_leases:
                 self._doubt(state)
             state.fresh = False
-            state.attributes_stale = True
+            state.mark_stale()
             self._nursery.start_soon(self._kernel.invalidate_inode, state.inode, True)

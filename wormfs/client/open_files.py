@@ -6,6 +6,7 @@ import os
 import trio
 
 from wormfs.client.entries import Handle, locked_for_writing
+from wormfs.client.file_reader import LOCKED_TRIES, OPTIMISTIC_TRIES
 from wormfs.client.inode_state import InodeState
 from wormfs.client.leased_states import LOST, LOST_MAX, LeasedStates
 from wormfs.client.pieces import Buffer
@@ -18,7 +19,7 @@ from wormfs.core.errors import (
     WormError,
 )
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES
-from wormfs.core.stripes import split_range
+from wormfs.core.stripes import StripeRange, split_range
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import CallReply
 from wormfs.rpc.v1 import metadata_pb2
@@ -69,6 +70,13 @@ class OpenFiles(LeasedStates):
         handle.open = False
         state = handle.state
         state.append_rest.end(handle)
+        try:
+            await self._close(state)
+        except trio.Cancelled:
+            self._nursery.start_soon(self._close, state)  # it is closed, whoever waits for it
+            raise
+
+    async def _close(self, state: InodeState) -> None:
         if state.open_count == 1 and state.has_dirty:
             async with locked_for_writing(state):
                 try:
@@ -76,6 +84,7 @@ class OpenFiles(LeasedStates):
                 except WormError as error:
                     if state.open_count == 1:
                         self._writer.discard(state, error)
+                        state.fresh = False  # so pages of what was given up are not kept
         state.open_count -= 1
         self._closed.append(state.inode)
         self._closing.set()
@@ -129,15 +138,25 @@ class OpenFiles(LeasedStates):
         for attempt in range(READ_TRIES):
             entered = state.enter_read()
             try:
-                if len(parts) == 1:
-                    return await self._reader.read_part(
-                        state, parts[0], handle.pattern, self._ensure_map, sequential=sequential
+                out = await self._read_parts(state, parts, handle, OPTIMISTIC_TRIES, sequential)
+                if out is None:  # writers keep getting ahead of us: hold them off
+                    # Not as a reader that a recall waits for: who has the lock may wait for that recall.
+                    state.leave_read(entered)
+                    try:
+                        await state.lock.acquire()
+                    finally:
+                        entered = state.enter_read()
+                    try:
+                        out = await self._read_parts(state, parts, handle, LOCKED_TRIES, sequential)
+                    finally:
+                        state.lock.release()
+                if out is None:
+                    raise UnavailableError(
+                        f"inode {state.inode}: its stripes are replaced faster than they can be read"
                     )
-                out = bytearray()
-                for part in parts:
-                    out += await self._reader.read_part(
-                        state, part, handle.pattern, self._ensure_map, sequential=sequential
-                    )
+                left_bytes = max(0, state.size_bytes - offset_bytes)
+                if len(out) > left_bytes:  # it was cut off meanwhile: what is behind reads as zeros now
+                    out = out[:left_bytes]
             except TooFewChunksError as error:
                 # Another client may have replaced the stripes and their chunks are collected.
                 if attempt == READ_TRIES - 1 or not await self._map_moved(state, entered):
@@ -148,14 +167,36 @@ class OpenFiles(LeasedStates):
                 state.leave_read(entered)
         raise AssertionError("unreachable")
 
+    async def _read_parts(
+        self, state: InodeState, parts: list[StripeRange], handle: Handle, tries: int, sequential: bool
+    ) -> Buffer | None:
+        """All of a read, None when it was overtaken too often."""
+        out = bytearray()
+        for part in parts:
+            answer = await self._reader.read_part(
+                state, part, handle.pattern, self._ensure_map, sequential=sequential, tries=tries
+            )
+            if answer is None or len(parts) == 1:
+                return answer
+            out += answer
+        return out
+
     async def _map_moved(self, state: InodeState, entered: int) -> bool:
-        """Fetch the map anew; whether stripes changed since the read began."""
+        """Fetch the map anew; whether it is worth reading again."""
+        attempts = self.session.attempts
         if state.map_version != entered:
             return True
+        unknown = {disk for stripe in state.stripes.values() for disk in stripe.disks} - self.peers.disks
+        if unknown:
+            await self.peers.refresh()
+            if unknown & self.peers.disks:  # they joined a moment ago
+                return True
         before = {index: stripe.stripe_id for index, stripe in state.stripes.items()}
         state.fresh = False
         await self._ensure_map(state, 0)
-        return before != {index: stripe.stripe_id for index, stripe in state.stripes.items()}
+        moved = before != {index: stripe.stripe_id for index, stripe in state.stripes.items()}
+        # Or a server was restarted, its chunks with it, and the master was waited for just now.
+        return moved or self.session.attempts != attempts
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -171,7 +212,7 @@ class OpenFiles(LeasedStates):
             await self._append(handle, offset_bytes, data)
         else:
             async with locked_for_writing(handle.state):
-                await self._ensure_write_lease(handle.state)
+                await self._ready_to_take(handle.state, offset_bytes, data)
                 await self._take(handle, offset_bytes, data)
         self._writes += 1
         if self._writes % DIRTY_CHECK_EVERY_WRITES == 0:
@@ -183,8 +224,7 @@ class OpenFiles(LeasedStates):
         state = handle.state
         async with locked_for_writing(state, handle, kernel_offset_bytes):
             try:
-                await self._ensure_write_lease(state)
-                end_bytes = state.size_bytes
+                end_bytes = await self._ready_to_take(state, -1, data)
                 await self._take(handle, end_bytes, data)
                 if end_bytes != kernel_offset_bytes:
                     # The kernel put the bytes elsewhere in its pages. Told before the answer, for it throws
@@ -195,13 +235,24 @@ class OpenFiles(LeasedStates):
                 raise
             state.append_rest.taken(handle, kernel_offset_bytes, len(data))
 
+    async def _ready_to_take(self, state: InodeState, offset_bytes: int, data: Buffer) -> int:
+        """Have the write lease, and the map where bytes go (-1: to the end); answers where.
+
+        The lock is held. Nothing is awaited behind the last look at the lease: bytes taken without it
+        would be laid over what others wrote.
+        """
+        while True:
+            await self._ensure_write_lease(state)
+            start = state.size_bytes if offset_bytes < 0 else offset_bytes
+            for at in (start, start + len(data) - 1):
+                await self._ensure_map(state, at // state.stripe_size_bytes)
+            moved = offset_bytes < 0 and state.size_bytes != start
+            if state.write_lease and self._trusted(state) and not moved:
+                return start
+
     async def _take(self, handle: Handle, offset_bytes: int, data: Buffer) -> None:
         """Take bytes; the lock and the write lease are held."""
         state = handle.state
-        first = offset_bytes // state.stripe_size_bytes
-        last = (offset_bytes + len(data) - 1) // state.stripe_size_bytes
-        for index in {first, last}:
-            await self._ensure_map(state, index)
         await self._writer.write(state, offset_bytes, data)
         if handle.flags & (os.O_SYNC | os.O_DSYNC):
             await self._flush(state)
@@ -212,8 +263,16 @@ class OpenFiles(LeasedStates):
             return
         oldest = self._writer.oldest_dirty(writing)
         if oldest is not None and oldest.giving_up is None:  # else it is about to be written back anyway
-            async with locked_for_writing(oldest):
-                await self._flush(oldest)
+            try:
+                async with locked_for_writing(oldest):
+                    await self._flush(oldest)
+            except WormError as error:
+                if oldest is writing:
+                    raise
+                # Its own writers are told by their next fsync or close.
+                log.warning("inode %d: not written back: %s", oldest.inode, error.message)
+                async with locked_for_writing(writing):
+                    await self._flush(writing)
 
     async def flush(self, handle: Handle) -> None:
         """Commit what was written: every other mount sees it afterwards."""
@@ -284,10 +343,16 @@ class OpenFiles(LeasedStates):
             raise DataLossError(LOST)
 
     async def _flush_all(self) -> None:
+        failed: WormError | None = None
         for state in list(self._states.values()):
             if state.has_dirty:
-                async with locked_for_writing(state):
-                    await self._flush(state)
+                try:
+                    async with locked_for_writing(state):
+                        await self._flush(state)
+                except WormError as error:  # the others are written nevertheless
+                    failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _sync(self) -> None:
         request = metadata_pb2.SyncRequest(session_id=self.session.session_id)

@@ -35,6 +35,8 @@ class Peer:
         self._connection: StreamConnection | None = None
         self._connecting = trio.Lock()
         self._suspect_until_s = 0.0
+        self._tries = 0  # to connect, in vain
+        self._failed: UnavailableError | None = None
 
     @property
     def suspect(self) -> bool:
@@ -55,11 +57,21 @@ class Peer:
         live = self._connection
         if live is not None and not live.closed.is_set():
             return live
+        tries = self._tries
         async with self._connecting:
             live = self._connection
             if live is not None and not live.closed.is_set():
                 return live
-            self._connection = await connect(self._nursery, self.addresses, timeout_s=self._options.connect_s)
+            if self._tries != tries and self._failed is not None:  # while we waited: it is ours as well
+                raise type(self._failed)(self._failed.message)
+            try:
+                self._connection = await connect(
+                    self._nursery, self.addresses, timeout_s=self._options.connect_s
+                )
+            except UnavailableError as error:
+                self._tries += 1
+                self._failed = error
+                raise
             return self._connection
 
     async def call(
@@ -126,6 +138,11 @@ class PeerTable:
     def knows_disk(self, disk: int) -> bool:
         """Whether the map names the disk."""
         return disk in self._nodes_by_disk
+
+    @property
+    def disks(self) -> frozenset[int]:
+        """All that the map names."""
+        return frozenset(self._nodes_by_disk)
 
     def master_addresses(self) -> list[str]:
         """Addresses of the master the map names; empty when it names none."""

@@ -7,6 +7,7 @@ of the stripe's whole length, so that a sequential writer costs one copy for eac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from wormfs.core.content import MERGE_MAX_BYTES
 from wormfs.core.limits import INLINE_MAX_BYTES
 
 Buffer = bytes | bytearray | memoryview
@@ -27,6 +28,10 @@ class Piece:
 
 def overlay(pieces: Sequence[Piece], new: Piece) -> list[Piece]:
     """Lay `new` over sorted, disjoint `pieces`; the result is sorted and disjoint."""
+    if pieces and pieces[-1].end_bytes == new.start_bytes:  # the sequential writer: as the master joins them
+        last = pieces[-1]
+        if len(last.data) + len(new.data) <= MERGE_MAX_BYTES:
+            return [*pieces[:-1], Piece(last.start_bytes, last.data + new.data)]
     merged: list[Piece] = []
     for old in pieces:
         if old.end_bytes <= new.start_bytes or old.start_bytes >= new.end_bytes:

@@ -28,6 +28,7 @@ from wormfs.core.errors import (
     WormError,
 )
 from wormfs.rpc.methods import (
+    METADATA_ALLOCATE_STRIPES,
     METADATA_CLOSE_SESSION,
     METADATA_COMMIT_WRITE,
     METADATA_MAKE_NODE,
@@ -61,6 +62,10 @@ _OPENING = (METADATA_OPEN_FILE, METADATA_MAKE_NODE)
 """Whether it was done is not known when no answer came: the next resume tells what is open."""
 
 
+_OF_ONE_SESSION = (METADATA_COMMIT_WRITE, METADATA_ALLOCATE_STRIPES)
+"""What rests on leases and stripes that end with their session."""
+
+
 class SessionOwner(Protocol):
     """What the session asks of, and tells, the file system above it."""
 
@@ -89,6 +94,9 @@ class SessionOwner(Protocol):
 
     def on_lapse(self) -> None:
         """The leases may have run out unseen: nothing cached may be served any more."""
+
+    def on_replaced(self) -> None:
+        """A new session, of a backup's metadata perhaps: no `change` told before can be compared with."""
 
     def on_lost(self, inodes: frozenset[int] | None) -> None:
         """Changes of these inodes, answered early, are lost: caches tell of them, and syncs must fail.
@@ -145,6 +153,11 @@ class Session:
     def session_id(self) -> int:
         """The id the master knows this session by."""
         return self._session_id
+
+    @property
+    def attempts(self) -> int:
+        """How often it was opened or resumed, or that was tried: the same while one connection lives."""
+        return self._attempt
 
     def lease_left_s(self) -> float:
         """How long what the master granted may still be trusted; 0 when not at all."""
@@ -209,12 +222,14 @@ class Session:
                 remembered = asked_before and caller is not None and caller.operation > 0
                 return await self._ask(link, method, request, deadline_s, remembered=remembered)
             except (UnavailableError, NotMasterError) as error:
-                asked_before = True
+                first, asked_before = not asked_before, True
                 slow = isinstance(error, DeadlineError) and not isinstance(error, NotMasterError)
                 if method in _OPENING or not slow:
                     self._unlink(link)
                 if isinstance(error, SessionExpiredError) and incarnation and caller and caller.operation:
-                    raise
+                    if not first or method in _OF_ONE_SESSION:
+                        raise
+                    incarnation = 0  # refused, and so surely not done: the next session asks it
                 left_s = deadline_s - trio.current_time()
                 if left_s <= 0:
                     raise DeadlineError(
@@ -335,7 +350,7 @@ class Session:
         else:
             if self._session_id:
                 log.warning("session %d had expired; its leases are lost", self._session_id)
-                self._owner.on_lapse()
+                self._owner.on_replaced()
             self._incarnation += 1
         self._session_id = reply.session_id
         self.cluster_id = reply.cluster_id
@@ -442,6 +457,7 @@ class Session:
             self._kept.settle(reply.message.settled_sequence)
         else:
             self._unlink(link)
+            await self._relink(trio.current_time() + self._lease_s)
 
     async def close(self) -> None:
         """End the session; what it allocated and did not commit becomes garbage."""

@@ -77,6 +77,7 @@ class StripeWriter:
         """
         deadline_s = trio.current_time() + self._options.deadline_s
         suspects: set[int] = set()
+        pause_s = 0.0
         while True:
             with trio.move_on_at(deadline_s) as scope:
                 stripe = await self._placement(inode, suspects)
@@ -99,6 +100,8 @@ class StripeWriter:
             if trio.current_time() > deadline_s:
                 kind = NoSpaceError if failures.no_space else UnavailableError
                 raise kind(f"a stripe of inode {inode} cannot be written: {failures.messages[0]}")
+            await trio.sleep(pause_s)  # the second try is at once: elsewhere
+            pause_s = min(2 * pause_s or 0.05, 1.0)
 
     async def _placement(self, inode: int, suspects: set[int]) -> types_pb2.Stripe:
         async with self._allocating[inode]:
