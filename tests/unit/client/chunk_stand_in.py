@@ -14,8 +14,9 @@ from tests.unit.node.serving import POLICY, join
 from wormfs.client.filesystem import FileSystem
 from wormfs.client.stripe_writer import _Failures
 from wormfs.core.errors import NoSpaceError, TooFewChunksError
-from wormfs.rpc.v1 import types_pb2
+from wormfs.rpc.v1 import cluster_pb2, types_pb2
 
+DISKS = POLICY.k + POLICY.m
 STRIPE_BYTES = POLICY.k * POLICY.chunk_size_bytes
 IN_STRIPES_BYTES = 70_000
 """Part of a stripe, and too much to be kept in the metadata."""
@@ -23,7 +24,7 @@ IN_STRIPES_BYTES = 70_000
 
 def add_disks(made: Masters) -> None:
     """Tell the master of now of disks for stripes."""
-    join(made.service._members, "n", ["u0", "u1", "u2"])
+    join(made.service._members, "n", [f"disk-{number}" for number in range(DISKS)])
 
 
 class Stripes:
@@ -57,7 +58,6 @@ class Stripes:
         for fs in file_systems:
             writer: Any = fs._stripe_writer
             reader: Any = fs._reader._stripes
-            peers: Any = fs.peers
             store = writer.store
 
             async def checked(inode: int, *args: Any, store: Any = store) -> Any:
@@ -67,7 +67,7 @@ class Stripes:
 
             writer.store, writer._put_all = checked, self._put_all
             reader.read_full = self._read_full
-            peers.knows_disk, peers.likely_down = _yes, _no  # though they are in no map
+            _show_disks(fs.peers)
 
     async def _put_all(self, inode: int, stripe: types_pb2.Stripe, _: int, buffer: bytearray) -> _Failures:
         await trio.lowlevel.checkpoint()
@@ -90,9 +90,15 @@ class Stripes:
         out[len(data) :] = bytes(len(out) - len(data))
 
 
-def _yes(_: int) -> bool:
-    return True
+def _show_disks(peers: Any) -> None:
+    """Have every map name the disks of `add_disks`: those that the masters tell have none."""
+    adopt = peers._adopt
 
+    def adopt_with_disks(found: cluster_pb2.ClusterMap) -> None:
+        if not found.disks:
+            for number in range(1, DISKS + 1):
+                found.disks.add(number=number, node=1, state=cluster_pb2.DISK_STATE_ONLINE)
+        adopt(found)
 
-def _no(_: int) -> bool:
-    return False
+    peers._adopt = adopt_with_disks
+    peers._adopt(peers.map)
