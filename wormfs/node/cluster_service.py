@@ -208,7 +208,8 @@ class ClusterService:
         if reply.metadata_copies_wanted > len(reply.metadata_disks):
             warnings.append(
                 f"the metadata is on {len(reply.metadata_disks)} disk(s), "
-                f"{reply.metadata_copies_wanted} are wanted to survive the loss of {policy.m}: "
+                f"{reply.metadata_copies_wanted} are wanted to survive the loss of "
+                f"{reply.metadata_copies_wanted - 1}: "
                 f"give {reply.master} more disks"
             )
         if len(reply.map.nodes) > 1 and self._engine == "embedded":

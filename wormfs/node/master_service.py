@@ -212,6 +212,7 @@ class MasterService:
         self._served = False  # somebody was told, or changed, what a session's kept entries may change
         self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
         self._closes: dict[int, int] = {}  # by session: number of the last CloseFiles
+        self._unclosed: set[int] = set()  # ended, but not in the log yet
         self._attempts: dict[int, int] = {}  # by session: number of the last OpenSession
         self._gates = _Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
@@ -313,6 +314,8 @@ class MasterService:
             for session in self.leases.given_up(now_s):
                 log.warning("session %d expired; its unfinished writes are gone", session)
                 self._end_session(session)
+            for session in tuple(self._unclosed):
+                self._close_in_log(session)
 
     def _check_running(self) -> None:
         if self._ended:
@@ -761,12 +764,20 @@ class MasterService:
         self._done.pop(session, None)
         self._closes.pop(session, None)
         self._attempts.pop(session, None)
+        self._close_in_log(session)
+        self._wake()
+        self._grace_moved()
+
+    def _close_in_log(self, session: int) -> None:
+        """End it in the state, too, now or as soon as there is one that takes it: it holds stripes."""
         try:
             self._machine.close_session(session)
         except WormError as error:
-            log.error("session %d could not be closed in the log: %s", session, error.message)
-        self._wake()
-        self._grace_moved()
+            if session not in self._unclosed:
+                log.error("session %d cannot be closed in the log yet: %s", session, error.message)
+            self._unclosed.add(session)
+        else:
+            self._unclosed.discard(session)
 
     def _grace_moved(self) -> None:
         """Let those look again that wait for the end of a restart's grace."""

@@ -546,3 +546,24 @@ async def test_a_change_in_the_log_is_recalled_although_its_state_was_lost(tmp_p
                 await trio.sleep(0.05)
         assert (await one.call(m.METADATA_SET_ATTR, request)).attributes.size_bytes == 1
         assert [recall.inode for recall in two.recalls] == [inode]
+
+
+async def test_a_session_that_ends_while_the_state_is_lost_is_closed_later(
+    tmp_path: Path,
+) -> None:
+    """Else the stripes it was given would stay its own until the next restart."""
+    async with serving(tmp_path) as served, served.mount() as one, served.mount() as two:
+        keeper = served.machine.keeper
+        disks = keeper.member_disks()
+        fail_writes(keeper)
+        for disk in disks:
+            bar(disk)
+        with pytest.raises(UnavailableError):
+            await one.create(b"f")
+        await two.call(m.METADATA_CLOSE_SESSION, metadata_pb2.CloseSessionRequest(session_id=two.session))
+        for disk in disks:
+            unbar(disk)
+        with trio.fail_after(10):
+            while keeper.is_lost or served.machine.has_session(two.session):  # noqa: ASYNC110 - no event
+                await trio.sleep(0.05)
+        assert served.machine.has_session(one.session)
