@@ -16,10 +16,11 @@ from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import key_from
 from wormfs.node.config import policy_problem
+from wormfs.node.early_answers import confirming
 from wormfs.node.fsck import Fsck
 from wormfs.node.health import Health
 from wormfs.node.links import NodeLinks
-from wormfs.node.master_service import MasterService, confirming
+from wormfs.node.master_service import MasterService
 from wormfs.node.members import Members, policy_from
 from wormfs.node.repair import Repair
 from wormfs.node.replication_status import ReplicationStatus

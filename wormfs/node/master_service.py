@@ -6,7 +6,7 @@ How one request goes (docs/internals.md, "Leases as the master keeps them"):
    nothing is served before the grace is over.
 2. If another session holds the write lease of an inode the request reads or changes, that lease
    is recalled first. Requests that need a recall queue per inode, first come first served
-   (`_Gates`); requests about other inodes pass, and so does the session that is being recalled.
+   (`gates.py`); requests about other inodes pass, and so does the session that is being recalled.
 3. In one step without a switch: execute, note the session as reader of what the reply tells, push
    recalls to the other readers of what changed.
 4. The reply leaves when all those recalls are answered, or their sessions have ended; and so do replies
@@ -19,9 +19,8 @@ A request that meets no foreign lease does 1 to 4 without waiting, which makes i
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from random import Random
 from typing import Any, NoReturn, cast
 
@@ -42,7 +41,10 @@ from wormfs.core.limits import ALLOCATE_MAX
 from wormfs.core.placement import place_stripes
 from wormfs.core.state import Touch
 from wormfs.metadata.machine import Machine, Outcome
+from wormfs.node.early_answers import EarlyAnswer, EarlyAnswers, confirming
+from wormfs.node.gates import Gates
 from wormfs.node.members import Members
+from wormfs.node.request_rules import CHANGE, MAKE_NODE, RULES, TAKE_LEASE, Rule
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.stream_server import ServerConnection
@@ -55,87 +57,6 @@ TICK_S = 0.25
 _OURSELVES = RequestContext(None, "stream", "this node's repair")
 
 
-Told = Callable[[Any, Any], Iterable[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """How a method is served. `told`: the inodes a reply tells the session about.
-
-    `asked`: those the session learns about even from a NotFoundError. `exclusive`: the inode whose
-    write lease the request takes, 0 for none.
-    """
-
-    told: Told
-    changes: bool = True
-    asked: Callable[[Any], Iterable[int]] | None = None
-    exclusive: Callable[[Any], int] | None = None
-    opens: bool = False
-    needs_lease: bool = False
-    names: bool = False  # it changes names: the reply tells what became of their directories
-    cached: bool = True  # the session may cache what it is told
-
-
-def _told_inode(request: Any, _: Any) -> Iterable[int]:
-    return (request.inode,)
-
-
-def _told_lookup(request: Any, reply: Any) -> Iterable[int]:
-    return (request.parent, reply.attributes.inode)
-
-
-def _told_listing(request: Any, reply: Any) -> Iterable[int]:
-    if not request.want_attributes:
-        return (request.inode,)
-    return (request.inode, *[entry.attributes.inode for entry in reply.entries])
-
-
-def _told_rename(request: Any, _: Any) -> Iterable[int]:
-    return (request.parent, request.new_parent)
-
-
-def _told_parent(request: Any, _: Any) -> Iterable[int]:
-    return (request.parent,)
-
-
-def _asked_parent(request: Any) -> Iterable[int]:
-    return (request.parent,)
-
-
-def _inode_if_write(request: Any) -> int:
-    return int(request.inode) if request.write else 0
-
-
-_QUERY = _Rule(_told_inode, changes=False)
-_UNCACHED = _Rule(_told_inode, changes=False, cached=False)
-_CHANGE = _Rule(_told_inode)
-_MAKE_NODE = _Rule(_told_lookup, opens=True, names=True)
-_TAKE_LEASE = _Rule(_told_inode, exclusive=lambda request: int(request.inode))
-_RULES: tuple[tuple[m.Method[Any, Any], _Rule], ...] = (
-    (m.METADATA_LOOKUP, _Rule(_told_lookup, changes=False, asked=_asked_parent)),
-    (m.METADATA_GET_ATTR, _QUERY),
-    (m.METADATA_READ_DIR, _Rule(_told_listing, changes=False)),
-    (m.METADATA_READ_LINK, _QUERY),
-    (m.METADATA_GET_XATTR, _UNCACHED),
-    (m.METADATA_LIST_XATTRS, _UNCACHED),
-    (m.METADATA_GET_FILE_MAP, _QUERY),
-    (m.METADATA_SET_ATTR, _CHANGE),
-    (m.METADATA_SET_XATTR, _CHANGE),
-    (m.METADATA_REMOVE_XATTR, _CHANGE),
-    (m.METADATA_LINK, _Rule(lambda request, _: (request.inode, request.parent))),
-    (m.METADATA_RENAME, _Rule(_told_rename, names=True)),
-    (m.METADATA_UNLINK, _Rule(_told_parent, asked=_asked_parent, names=True)),
-    (m.METADATA_REMOVE_DIR, _Rule(_told_parent, asked=_asked_parent, names=True)),
-    (m.METADATA_OPEN_FILE, _Rule(_told_inode, exclusive=_inode_if_write, opens=True)),
-    (m.METADATA_ACQUIRE_WRITE_LEASE, _TAKE_LEASE),
-    (m.METADATA_COMMIT_WRITE, _Rule(_told_inode, needs_lease=True)),
-)
-
-
-_OF_SESSION = frozenset({metadata_pb2.CloseFilesRequest})
-"""Requests that name their session without a caller, and may be answered early."""
-
-
 def check_connection(current: Mapping[int, object], session: int, connection: object) -> None:
     """Refuse a session's request that did not come on the connection in `current`. UnavailableError.
 
@@ -144,55 +65,6 @@ def check_connection(current: Mapping[int, object], session: int, connection: ob
     """
     if session and (connection is None or current.get(session) is not connection):
         raise UnavailableError(f"session {session} does not live on this connection: resume it")
-
-
-class _Gates:
-    """FIFO locks of contended inodes; they exist only while someone waits on a recall."""
-
-    def __init__(self) -> None:
-        self._locks: dict[int, tuple[trio.Lock, list[int]]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._locks)
-
-    def closed(self, inode: int) -> bool:
-        return inode in self._locks
-
-    async def enter(self, inode: int, stack: AsyncExitStack) -> None:
-        """Hold the inode's lock until `stack` unwinds."""
-        lock, users = self._locks.setdefault(inode, (trio.Lock(), [0]))
-        users[0] += 1
-        stack.callback(self._leave, inode, users)
-        await stack.enter_async_context(lock)
-
-    def _leave(self, inode: int, users: list[int]) -> None:
-        users[0] -= 1
-        if not users[0]:
-            del self._locks[inode]
-
-
-EarlyAnswer = Callable[[RequestContext, Any], bool]
-
-
-def confirming(machine: Machine, handler: Any, early: EarlyAnswer | None = None) -> Any:
-    """Serve by `handler`, and answer (errors too) only once what the answer tells cannot be taken back.
-
-    `early`: tells whether the caller may be answered before that, and has seen to what that takes.
-    """
-
-    async def confirmed(context: RequestContext, request: Any, data: DataBuffer | None) -> Any:
-        await machine.admit()
-        try:
-            reply = await handler(context, request, data)
-        except Exception:  # also what fails because the mastership ended under it: the caller asks the next
-            if early is None or not early(context, request):
-                await machine.confirm()
-            raise
-        if early is None or not early(context, request):
-            await machine.confirm()
-        return reply
-
-    return confirmed
 
 
 class MasterService:
@@ -205,25 +77,24 @@ class MasterService:
         self.leases = LeaseTable(
             lease_s=lease_s, recall_limit_s=RECALL_LIMIT_S, first_recall=first_recall_of(machine.epoch)
         )
-        # Sessions that may be answered early: the last entry pushed to each on its connection.
-        self._kept: dict[int, int] = {}
         self._connections: dict[int, ServerConnection] = {}  # by session; gRPC callers have none, and 0
+        self._early = EarlyAnswers(machine, self._connections)
         self._confirmed = False  # see register()
         self._served = False  # somebody was told, or changed, what a session's kept entries may change
         self._done: dict[int, set[int]] = {}  # by session: operations executed, above `acknowledged`
         self._closes: dict[int, int] = {}  # by session: number of the last CloseFiles
         self._unclosed: set[int] = set()  # ended, but not in the log yet
         self._attempts: dict[int, int] = {}  # by session: number of the last OpenSession
-        self._gates = _Gates()
+        self._gates = Gates()
         self._answered: dict[int, trio.Event] = {}  # recalls that requests wait for
         # Requests that wait at a gate, by session and inode: a recall to that session lets them pass.
         self._queued: dict[tuple[int, int], dict[trio.CancelScope, Any]] = {}
         self._grace_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._ended = False  # nobody ends sessions any more: what waits here for others would wait for ever
-        self._make_plain = self._handler(_MAKE_NODE)
-        self._take_lease = self._handler(_TAKE_LEASE)
-        self._replace = self._handler(_CHANGE)
+        self._make_plain = self._handler(MAKE_NODE)
+        self._take_lease = self._handler(TAKE_LEASE)
+        self._replace = self._handler(CHANGE)
 
     def register(self, registry: Registry, *, confirmed: bool = False) -> None:
         """Add the Metadata service's handlers.
@@ -232,14 +103,14 @@ class MasterService:
         can be taken back.
         """
         self._confirmed = confirmed
-        for method, rule in _RULES:
-            self._add(registry, method, self._handler(rule), confirmed, self._answers_early)
-        self._add(registry, m.METADATA_MAKE_NODE, self._make_node, confirmed, self._answers_early)
+        for method, rule in RULES:
+            self._add(registry, method, self._handler(rule), confirmed, self._early.answers)
+        self._add(registry, m.METADATA_MAKE_NODE, self._make_node, confirmed, self._early.answers)
         self._add(registry, m.METADATA_OPEN_SESSION, self._open_session, confirmed)
         self._add(registry, m.METADATA_RENEW_SESSION, self._renew_session, confirmed)
         self._add(registry, m.METADATA_CLOSE_SESSION, self._close_session, confirmed)
         self._add(registry, m.METADATA_RECALL_DONE, self._recall_done, confirmed)
-        self._add(registry, m.METADATA_CLOSE_FILES, self._close_files, confirmed, self._answers_early)
+        self._add(registry, m.METADATA_CLOSE_FILES, self._close_files, confirmed, self._early.answers)
         self._add(registry, m.METADATA_ALLOCATE_STRIPES, self._allocate, confirmed)
         self._add(registry, m.METADATA_STAT_FS, self._stat_fs, confirmed)
         self._add(registry, m.METADATA_SYNC, self._sync, confirmed)
@@ -253,35 +124,6 @@ class MasterService:
         early: EarlyAnswer | None = None,
     ) -> None:
         registry.add(method, confirming(self._machine, handler, early) if confirmed else handler)
-
-    def _answers_early(self, context: RequestContext, request: Any) -> bool:
-        """Whether the answer may leave before its entries are settled; hands them to the session then.
-
-        Never for what stripes are allocated by: chunks are written under their numbers at once, and a
-        number must not be given away twice.
-        """
-        session = request.session_id if type(request) in _OF_SESSION else request.caller.session_id
-        kept_sequence = self._kept.get(session)
-        connection = context.connection
-        if kept_sequence is None or connection is None or self._connections.get(session) is not connection:
-            return False
-        if not self._machine.answers_early(session):
-            return False
-        entries = self._machine.unsettled(kept_sequence)
-        if entries:
-            try:
-                connection.push(
-                    metadata_pb2.KeepEntries(
-                        settled_sequence=self._machine.settled_sequence,
-                        first_sequence=entries[0].sequence,
-                        entries=[each.payload for each in entries],
-                    ),
-                    now=False,
-                )
-            except UnavailableError:
-                return False  # it does not read: the answer waits, and they are pushed with a later one
-            self._kept[session] = entries[-1].sequence
-        return True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End sessions whose time is over, until cancelled."""
@@ -323,7 +165,7 @@ class MasterService:
 
     # Requests
 
-    def _handler(self, rule: _Rule) -> Any:
+    def _handler(self, rule: Rule) -> Any:
         perform = self._perform
         leases = self.leases
         connection_of = self._connections.get
@@ -382,7 +224,7 @@ class MasterService:
         if session in self.leases.lapsed:
             raise UnavailableError(f"session {session} was silent for too long: resume it")
 
-    def _perform(self, rule: _Rule, session: int, request: Any, exclusive: int) -> tuple[Any, Iterable[int]]:
+    def _perform(self, rule: Rule, session: int, request: Any, exclusive: int) -> tuple[Any, Iterable[int]]:
         """Step 3: everything that must happen without a switch. Returns reply and recalls owed."""
         if rule.needs_lease:
             self._check_lease(session, request)
@@ -426,7 +268,7 @@ class MasterService:
                 "and what was buffered under it with it"
             )
 
-    def _note_operation(self, rule: _Rule, session: int, request: Any, reply: Any) -> None:
+    def _note_operation(self, rule: Rule, session: int, request: Any, reply: Any) -> None:
         """Count an open, once for each operation; a made file comes with its write lease."""
         caller = request.caller
         done = self._done[session]
@@ -436,9 +278,9 @@ class MasterService:
             if len(done) > 1024:
                 done.difference_update([each for each in done if each <= caller.acknowledged])
             done.add(caller.operation)
-        if rule.opens and (rule is not _MAKE_NODE or request.open):
+        if rule.opens and (rule is not MAKE_NODE or request.open):
             self.leases.opened(session, reply.attributes.inode)
-            if rule is _MAKE_NODE and reply.created:
+            if rule is MAKE_NODE and reply.created:
                 self.leases.grant_write(session, reply.attributes.inode)
 
     def _recall_others(self, session: int, operation: int, touched: Sequence[Touch]) -> None:
@@ -474,7 +316,7 @@ class MasterService:
         )
 
     async def _perform_in_turn(
-        self, rule: _Rule, session: int, connection: ServerConnection | None, request: Any, exclusive: int
+        self, rule: Rule, session: int, connection: ServerConnection | None, request: Any, exclusive: int
     ) -> Any:
         """The way of a request that another session's lease is in the way of."""
         if exclusive and not session:
@@ -703,9 +545,9 @@ class MasterService:
         self._connections[number] = connection
         self._attempts[number] = request.attempt
         self._done[number] = set()  # what is asked again from here on is not among the opens just told
-        self._kept.pop(number, None)
+        self._early.end(number)
         if request.keeps_entries:
-            self._kept[number] = 0
+            self._early.begin(number)
         self._wake()
         self._grace_moved()
         for recall in self.leases.sessions[number].recalls.values():
@@ -760,7 +602,7 @@ class MasterService:
     def _end_session(self, session: int) -> None:
         self.leases.end_session(session)
         self._connections.pop(session, None)
-        self._kept.pop(session, None)
+        self._early.end(session)
         self._done.pop(session, None)
         self._closes.pop(session, None)
         self._attempts.pop(session, None)

@@ -1,14 +1,12 @@
 """What the master pushes ahead of early answers, on a connection that does not always take it."""
 
-from random import Random
 from typing import Any, cast
 
 from wormfs.client.kept_entries import KeptEntries
 from wormfs.core.errors import UnavailableError
 from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.machine import Machine
-from wormfs.node.master_service import MasterService
-from wormfs.node.members import Members
+from wormfs.node.early_answers import EarlyAnswers
 from wormfs.rpc.registry import RequestContext
 from wormfs.rpc.stream_server import ServerConnection
 from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
@@ -17,7 +15,6 @@ from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2
 class Unsettled:
     """As a machine, of which only these are asked."""
 
-    epoch = 1
     settled_sequence = 9
 
     def __init__(self) -> None:
@@ -46,11 +43,9 @@ class Connection:
 
 def test_entries_that_could_not_be_pushed_are_pushed_later() -> None:
     machine, end = Unsettled(), Connection()
-    members = cast("Members", None)
-    service = MasterService(cast("Machine", machine), members, lease_s=6.0, random=Random(1))
     connection: Any = end
-    service._connections[1] = cast("ServerConnection", connection)
-    service._kept[1] = 0
+    answers = EarlyAnswers(cast("Machine", machine), {1: cast("ServerConnection", connection)})
+    answers.begin(1)
     context = RequestContext(connection, "stream", "one")
     request = filesystem_pb2.GetAttrRequest(inode=1)
     request.caller.session_id = 1
@@ -58,7 +53,7 @@ def test_entries_that_could_not_be_pushed_are_pushed_later() -> None:
     for number, reads in ((10, True), (11, False), (12, True)):
         machine.records.append(LogRecord(number, b"%d" % number))
         end.reads = reads
-        early.append(service._answers_early(context, request))
+        early.append(answers.answers(context, request))
     assert early == [True, False, True]
     assert end.kept.all() == [b"10", b"11", b"12"]
     assert end.gaps == 0
