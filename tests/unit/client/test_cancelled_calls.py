@@ -51,8 +51,8 @@ async def test_a_setattr_that_was_done_and_cancelled_is_seen_here_as_elsewhere(
                     await made.lost.wait()
                 nursery.cancel_scope.cancel()
             made.answer_all()
-            here = (await one.fs.getattr(handle.inode)).attributes
             bytes_here = len(await one.fs.read(handle, 0, 100))
+            here = (await one.fs.getattr(handle.inode)).attributes
             there = (await two.fs.getattr(handle.inode)).attributes
             assert (here.mode, here.size_bytes) == (there.mode, there.size_bytes)
             expected = (0o100600, 9) if "mode" in change else (MODE, 0)
