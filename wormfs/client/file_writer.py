@@ -15,7 +15,7 @@ from wormfs.client.buffers import BytesPool
 from wormfs.client.file_reader import FileReader
 from wormfs.client.inode_state import InodeState, Storing
 from wormfs.client.options import ClientOptions
-from wormfs.client.pieces import Buffer, DirtyStripe, Piece
+from wormfs.client.pieces import PIECES_MAX, Buffer, DirtyStripe, Piece
 from wormfs.client.session import Session
 from wormfs.client.stripe_writer import STRIPE_SLACK_BYTES, StripeWriter
 from wormfs.core.errors import TooFewChunksError, UnavailableError, WormError
@@ -26,7 +26,8 @@ from wormfs.rpc.v1 import metadata_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 
-EXTENTS_PER_COMMIT_BYTES = 1 << 20
+EXTENTS_PER_COMMIT_BYTES = 1 << 19  # with one more piece, well below what one entry of etcd's log takes
+EXTENT_OVERHEAD_BYTES = 32  # of its offset and lengths, at most
 MAP_TRIES = 16
 
 
@@ -203,7 +204,9 @@ class FileWriter:
             inline = dirty.buffer is None and index not in state.storing
             if inline:
                 await self._have_map(state, index)
-            if inline and state.merged_inline_bytes(index, dirty) <= INLINE_MAX_BYTES:
+                count = len(state.extents.get(index, ())) + len(dirty.pieces)
+                inline = count <= PIECES_MAX and state.merged_inline_bytes(index, dirty) <= INLINE_MAX_BYTES
+            if inline:
                 pieces.extend((index, piece) for piece in dirty.pieces)
             else:
                 await self._seal(state, index)
@@ -247,7 +250,7 @@ class FileWriter:
             batch_bytes = 0
             while pieces and batch_bytes < EXTENTS_PER_COMMIT_BYTES:
                 batch.append(pieces.pop(0))
-                batch_bytes += len(batch[-1][1].data)
+                batch_bytes += len(batch[-1][1].data) + EXTENT_OVERHEAD_BYTES
             size = state.stripe_size_bytes
             extents = [
                 types_pb2.Extent(offset_bytes=index * size + piece.start_bytes, data=piece.data)

@@ -11,6 +11,8 @@ from wormfs.core.content import MERGE_MAX_BYTES
 from wormfs.core.limits import INLINE_MAX_BYTES
 
 Buffer = bytes | bytearray | memoryview
+PIECES_MAX = 1_000
+"""Of a stripe, dirty and committed: with more of them it is written whole, however small they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ class DirtyStripe:
 
     def wants_buffer(self, length_bytes: int) -> bool:
         """Whether writing that many bytes more calls for a buffer."""
-        return self.buffer is None and total_bytes(self.pieces) + length_bytes > INLINE_MAX_BYTES
+        if self.buffer is not None:
+            return False
+        return total_bytes(self.pieces) + length_bytes > INLINE_MAX_BYTES or len(self.pieces) >= PIECES_MAX
 
     def give_buffer(self, buffer: bytearray) -> None:
         """Move the pieces into `buffer` (of at least the stripe's length)."""

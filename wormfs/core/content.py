@@ -5,6 +5,7 @@ size; a stripe's `valid_bytes` never reach past the size; `allocated_bytes` is t
 A byte is read from the extent over it, else from its stripe if below `valid_bytes`, else it is 0.
 """
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 
 from wormfs.core.errors import InvalidError, TooLargeError
@@ -27,33 +28,43 @@ class _RangeEdit:
         self.old = {span.offset_bytes: span.length_bytes for span in spans}  # rows that stay
         self.new: dict[int, bytes] = {}
         self.removed: list[Span] = []
+        self._offsets = sorted(self.old)  # of both: there may be tens of thousands
 
     def _take(self, offset: int) -> bytes:
         """Take an extent out, with its bytes."""
+        del self._offsets[bisect_left(self._offsets, offset)]
         data = self.new.pop(offset, None)
         if data is None:
             data = self._view.extent_data(self._inode, offset)
             self.removed.append(Span(offset, self.old.pop(offset)))
         return data
 
-    def _spans(self) -> list[tuple[int, int]]:
-        return [*self.old.items(), *((offset, len(data)) for offset, data in self.new.items())]
+    def _put(self, offset: int, data: bytes) -> None:
+        insort(self._offsets, offset)
+        self.new[offset] = data
+
+    def _near(self, offset: int, end: int) -> list[int]:
+        """Where extents begin that may overlap or touch [offset, end)."""
+        first = bisect_left(self._offsets, offset)
+        return self._offsets[max(0, first - 1) : bisect_right(self._offsets, end)]
 
     def lay(self, offset: int, data: bytes) -> None:
         """Lay bytes over whatever is there, joining small touching extents."""
         end = offset + len(data)
         left = right = -1
-        for at, length in self._spans():
+        for at in self._near(offset, end):
+            length = self._length(at)
             if at < end and at + length > offset:
                 if offset <= at and at + length <= end and at in self.old:
+                    del self._offsets[bisect_left(self._offsets, at)]
                     self.removed.append(Span(at, self.old.pop(at)))
                     continue
                 piece = self._take(at)
                 if at < offset:
-                    self.new[at] = piece[: offset - at]
+                    self._put(at, piece[: offset - at])
                     left = at
                 if at + length > end:
-                    self.new[end] = piece[end - at :]
+                    self._put(end, piece[end - at :])
                     right = end
             elif at + length == offset:
                 left = at
@@ -64,7 +75,7 @@ class _RangeEdit:
             offset = left
         if right >= 0 and len(data) + self._length(right) <= MERGE_MAX_BYTES:
             data += self._take(right)
-        self.new[offset] = data
+        self._put(offset, data)
 
     def _length(self, offset: int) -> int:
         return len(self.new[offset]) if offset in self.new else self.old[offset]
@@ -72,7 +83,7 @@ class _RangeEdit:
     @property
     def total_bytes(self) -> int:
         """Bytes of all extents in the range."""
-        return sum(length for _, length in self._spans())
+        return sum(self.old.values()) + sum(map(len, self.new.values()))
 
 
 def plan_write(view: StateView, before: Inode, event: FileWritten, at: At) -> ContentChange:

@@ -36,7 +36,8 @@ INDEPENDENT = (
 
 EARLY_MAX_ENTRIES = 512
 """So many entries may be on their way while a session is answered early, each making one inode at most."""
-SKIPPED_INODES = 2 * EARLY_MAX_ENTRIES  # a margin, should a later program allow more
+SKIPPED_INODES = 1 << 16  # also what a log that syncs every 0.5 s may lose in a power cut
+SKIPPED_STRIPES = 1 << 16
 
 
 UPKEEP = (ev.OrphanFreed, ev.ChunksCollected)

@@ -39,6 +39,7 @@ class Situation:
     gone: frozenset[int]
     usable_count: int
     widen: bool = True  # the disks have been as they are long enough
+    registered: frozenset[int] | None = None  # a disk that was forgotten is gone; None: none was
 
 
 def target_policy(stripe: Stripe, policy: Policy) -> Policy:
@@ -58,14 +59,17 @@ def readable_chunks(stripe: Stripe, offline: Collection[int], damaged: Collectio
 
 def need_of(stripe: Stripe, situation: Situation, damaged: Collection[int] = ()) -> Need:
     """What to do about a stripe; `damaged`: indexes of chunks known to be missing or damaged."""
-    lost = sum(disk in situation.gone or index in damaged for index, disk in enumerate(stripe.disks))
+    gone = situation.gone
+    if situation.registered is not None and not situation.registered.issuperset(stripe.disks):
+        gone |= frozenset(stripe.disks) - situation.registered  # forgotten while the stripe was written
+    lost = sum(disk in gone or index in damaged for index, disk in enumerate(stripe.disks))
     wanted = target_policy(stripe, situation.policy)
     k = min(wanted.k, situation.usable_count - wanted.m)
     if not lost:
         if situation.widen and not situation.offline.intersection(stripe.disks) and stripe.k < k:
             return Need.WIDEN
         return Need.NOTHING
-    there = readable_chunks(stripe, situation.offline, damaged)
+    there = readable_chunks(stripe, situation.offline | gone, damaged)
     if len(there) < stripe.k:
         return Need.CHUNKS
     if k < 1:

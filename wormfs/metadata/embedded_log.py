@@ -42,6 +42,7 @@ class EmbeddedLog:
         self._generation = 0
         self._members: list[Member] = []  # joined and joining
         self._doomed: list[SegmentFile] = []  # of dropped members, closed when no sync uses them
+        self._last_copies: dict[Path, str] = {}  # the last members' disks and ids, while none is left
         self._syncing: trio.Event | None = None
         self._appended = trio.Event()
 
@@ -105,9 +106,16 @@ class EmbeddedLog:
 
     def _new_member(self, disk: Path, first_sequence: int) -> Member:
         member = Member(uuid.uuid4().hex, disk, self.log_id, joined=False)
-        member.prepare(wipe=True)
+        member.prepare(wipe=not self._is_last_copy(disk))
         member.open_segment(first_sequence, self._segment_bytes)
         return member
+
+    def _is_last_copy(self, disk: Path) -> bool:
+        """Whether what lies there is all there is: kept until a snapshot beside it is durable."""
+        if disk not in self._last_copies:
+            return False
+        found = files.read_membership(disk)
+        return found is not None and found.member == self._last_copies[disk]
 
     def close(self) -> None:
         """Sync and close every file."""
@@ -156,6 +164,9 @@ class EmbeddedLog:
             )
 
     def _forget(self, dropped: Sequence[Member], reason: str) -> None:
+        joined = [member for member in self._members if member.joined]
+        if joined and all(member in dropped for member in joined):
+            self._last_copies = {member.disk: member.id for member in joined}
         for member in dropped:
             logger.warning("metadata copy on %s dropped: %s", member.disk, reason)
             self._members.remove(member)
@@ -212,6 +223,7 @@ class EmbeddedLog:
                 self._forget([member], str(error))
                 continue
             member.joined = True
+            self._last_copies = {}
             self._write_memberships()
 
     def snapshot_stored(self, info: SnapshotInfo) -> None:

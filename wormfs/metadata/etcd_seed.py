@@ -9,6 +9,7 @@ from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import head_value
 from wormfs.metadata.replica import Replica
 from wormfs.metadata.restored_state import EPOCH_STEP
+from wormfs.metadata.state_files import epoch_at
 from wormfs.rpc.etcd_client import EtcdClient
 from wormfs.rpc.etcd_types import compare_absent, put
 from wormfs.rpc.v1 import replication_pb2
@@ -71,7 +72,7 @@ async def refuse_other_history(client: EtcdClient, keys: EtcdKeys, replica: Repl
     begun = replication_pb2.LogHead()
     for kv in (await client.range(keys.begun)).kvs:
         begun = replication_pb2.LogHead.FromString(kv.value)
-    if replica.sequence > begun.sequence and replica.keeper.state.applied_epoch < begun.epoch:
+    if replica.sequence > begun.sequence and _epoch_of(replica) < begun.epoch:
         raise DataLossError(
             f"the log in etcd was begun anew behind entry {begun.sequence}, this node's metadata replica "
             f"holds entries up to {replica.sequence} of before: they are not mixed; {_WHAT_TO_DO}"
@@ -81,6 +82,13 @@ async def refuse_other_history(client: EtcdClient, keys: EtcdKeys, replica: Repl
             f"this node's metadata replica ends at entry {replica.sequence}, the log in etcd at "
             f"{head.sequence}: etcd has lost data, or was set up anew; {_WHAT_TO_DO}"
         )
+
+
+def _epoch_of(replica: Replica) -> int:
+    """The epoch of the replica's last entry; one without room for a state is asked for its log alone."""
+    if replica.keeper.is_lost:
+        return epoch_at(replica.log, replica.sequence)
+    return replica.keeper.state.applied_epoch
 
 
 _WHAT_TO_DO = (

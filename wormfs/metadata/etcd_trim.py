@@ -25,7 +25,7 @@ ROUND_S = 1.0
 COMPACT_S = 30.0
 BATCHES_AT_ONCE = 2_000
 """Keys deleted in one transaction: etcd answers nobody else meanwhile."""
-_PAGE_BATCHES = 16
+_PAGE_BATCHES = 8  # as replica.py
 log = logging.getLogger(__name__)
 
 

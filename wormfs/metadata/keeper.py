@@ -291,12 +291,22 @@ class StateKeeper:
             self._disks.append(path)
 
     def _spares(self) -> list[Path]:
+        """Disks that may take a copy, those with room first: a full one must not be in the way."""
         used = self._log.used_disks()
-        wanted = self._log.copies_wanted - len(used)
+        if len(used) >= self._log.copies_wanted:
+            return []
         spares = [
             disk for disk in self._disks if disk not in used and disk not in self._failed and disk.is_dir()
         ]
-        return spares[: max(wanted, 0)]
+        return sorted(spares, key=lambda disk: not self._has_room(disk))
+
+    def _has_room(self, disk: Path) -> bool:
+        """Whether a copy fits on the disk."""
+        snapshot = self._log.snapshot
+        needed = RESERVE_SEGMENTS * self._log.segment_bytes
+        with suppress(OSError):
+            return _free_bytes(disk) >= needed + (2 * snapshot.length_bytes if snapshot is not None else 0)
+        return False
 
     def replicate_now(self) -> None:
         """Bring the number of copies up to what is wanted, as far as there are disks. Blocks."""
@@ -309,7 +319,11 @@ class StateKeeper:
         """Disks that take every append from now on; they count once a snapshot is on them."""
         if self._state is None or self._snapshotting:
             return []  # without a state no snapshot can be had, and what lies on a spare disk may be needed
-        return [disk for disk in self._spares() if self._log.begin_join(disk)]
+        joining: list[Path] = []
+        for disk in self._spares():
+            if len(self._log.used_disks()) < self._log.copies_wanted and self._log.begin_join(disk):
+                joining.append(disk)
+        return joining
 
     def _folders(self) -> list[Path]:
         return [disk / "metadata" / "snapshots" for disk in self._log.used_disks()]

@@ -31,6 +31,7 @@ from wormfs.core.errors import (
 )
 from wormfs.core.limits import NUMBER_MAX
 from wormfs.core.ordering import (
+    SKIPPED_STRIPES,
     Place,
     is_included,
     is_independent,
@@ -41,7 +42,7 @@ from wormfs.core.ordering import (
 )
 from wormfs.core.records import Counts, FileStripe, GarbageChunk, Restored, Session, Stripe
 from wormfs.core.state import At, Decision, Touch
-from wormfs.core.types import Policy
+from wormfs.core.types import Codec, Policy
 from wormfs.core.writing import (
     Placement,
     decide_abandon,
@@ -530,6 +531,8 @@ class Machine:
     @_recovering
     def stripe_by_id(self, inode: int, stripe_id: int) -> Stripe | None:
         """A file's stripe of that id; looks at every stripe of the file."""
+        if max(inode, stripe_id) > NUMBER_MAX:  # names nothing here; SQLite would not even take it
+            return None
         return self._keeper.state.stripe_by_id(inode, stripe_id)
 
     @_recovering
@@ -635,7 +638,7 @@ class Machine:
         return self.sequence
 
     @_recovering
-    def begin_serving(self) -> None:
+    def begin_serving(self, *, stripes: bool = False) -> None:
         """Let no later master order what sessions kept of one before: others are told what is without it.
 
         To be called before anybody is served, and when all that was kept is adopted; what is told then must
@@ -643,7 +646,12 @@ class Machine:
         skips the inode numbers that may have been told of what is lost; other entries may be there already.
         """
         if not self._has_skipped:
-            self._log_decision(Decision((skip_told(self._keeper.state.next_inode),)))
+            state = self._keeper.state
+            events: tuple[ev.Event, ...] = (skip_told(state.next_inode),)
+            if stripes:  # `stripes`: their ids are told before the log has them, too
+                last = Stripe(0, state.next_stripe_id + SKIPPED_STRIPES, Codec.ZFEC, 1, 0, 0, 0, 0, ())
+                events += (ev.StripesAllocated(0, 0, (last,)), ev.StripesAbandoned((last.stripe_id,)))
+            self._log_decision(Decision(events))
             self._has_skipped = True
 
     @_recovering

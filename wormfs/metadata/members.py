@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wormfs.core.errors import NewerProgramError, WrongClusterError
+from wormfs.core.errors import DataLossError, NewerProgramError, WrongClusterError
 from wormfs.metadata.segment import SEGMENT_HEADER_BYTES, segment_header
 
 FORMAT = 1
@@ -88,7 +88,8 @@ def read_membership(disk: Path) -> Membership | None:
 def current_members(disks: list[Path]) -> tuple[dict[str, Path], Membership | None]:
     """The member ids that count and are here, with their disks; and the newest membership found.
 
-    Raises WrongClusterError when the disks hold two different logs.
+    Raises WrongClusterError when the disks hold two different logs, DataLossError when each of two went on
+    without the other.
     """
     found = {disk: membership for disk in disks if (membership := read_membership(disk)) is not None}
     if not found:
@@ -98,6 +99,16 @@ def current_members(disks: list[Path]) -> tuple[dict[str, Path], Membership | No
         where = ", ".join(f"{disk} ({membership.log_id})" for disk, membership in found.items())
         raise WrongClusterError(f"disks hold metadata of different clusters: {where}; remove one of them")
     newest = max(found.values(), key=lambda membership: membership.generation)
+    for disk, other in found.items():
+        if (
+            other.generation == newest.generation
+            and other.member not in newest.members
+            and newest.member not in other.members
+        ):
+            raise DataLossError(
+                f"{disk} holds metadata that went on without the other disks, as they did without it: move "
+                "the folder `metadata` of what is not wanted away, and start the node again"
+            )
     here = {
         membership.member: disk for disk, membership in found.items() if membership.member in newest.members
     }
@@ -193,6 +204,8 @@ class Member:
         Allocated ahead, an append cannot fail for lack of space, and fdatasync is a fifth cheaper.
         """
         path = segment_path(self.disk, first_sequence)
+        if self.segment is not None and self.segment.path == path:
+            return  # begun when no other disk could: sealed, its sync would cut what comes behind
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             os.posix_fallocate(fd, 0, length_bytes)

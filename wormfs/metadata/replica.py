@@ -36,7 +36,7 @@ from wormfs.rpc.v1 import replication_pb2
 
 REPLICA_COPIES = 2
 """Disks of a node that hold its replica: other nodes have theirs."""
-_PAGE_BATCHES = 16
+_PAGE_BATCHES = 8  # of a MiB and the framing of its entries: a reply must fit 16 MiB
 
 
 class TrimmedError(DataLossError):

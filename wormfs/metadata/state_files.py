@@ -122,12 +122,12 @@ def _problem(log: EmbeddedLog, state: SqliteState) -> str:
         return "it belongs to another log"
     if state.applied > log.last_sequence:
         return f"it is ahead of the log: {state.applied} of {log.last_sequence}"
-    if state.applied and _epoch_at(log, state.applied) != state.applied_epoch:
+    if state.applied and epoch_at(log, state.applied) != state.applied_epoch:
         return f"its entry {state.applied} is not the log's"
     return ""
 
 
-def _epoch_at(log: EmbeddedLog, sequence: int) -> int:
+def epoch_at(log: EmbeddedLog, sequence: int) -> int:
     """The epoch of a logged entry; 0 when it is no longer in the log."""
     if log.snapshot is not None and log.snapshot.sequence == sequence:
         return log.snapshot.epoch

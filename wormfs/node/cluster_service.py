@@ -98,6 +98,7 @@ class ClusterService:
         known = self._members.heartbeat(request)
         for each in request.damaged:
             self._repair.note_damaged(each.disk, key_from(each.chunk))
+            await trio.lowlevel.checkpoint()  # each may look through all stripes of a long file
         return pb.HeartbeatReply(known=known)
 
     async def _get_policy(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import trio
 
 from wormfs.core.errors import ChunkError, NotFoundError, WormError
+from wormfs.core.limits import NUMBER_MAX
 from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from, key_from
@@ -134,6 +135,10 @@ class Fsck:
             rows = []
             for info in reply.message.chunks:
                 key = key_from(info.chunk)
+                if max(key.file, key.stripe_id) > NUMBER_MAX:
+                    line = f"disk {disk}: {info.path} is named as no chunk can be"
+                    yield self._problem("damaged-chunk", line)
+                    continue
                 rows.append((key.stripe_id, disk, key.index, key.file))
                 if info.problem:
                     self._found_damaged(disk, key)

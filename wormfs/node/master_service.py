@@ -203,8 +203,8 @@ class MasterService:
         self._check_lapsed(session)
         check_connection(self._connections, session, connection)
         if not self._served:
-            if self._confirmed:
-                self._machine.begin_serving()
+            # A log of one server may have lost what it told, too: by a power cut, with mounts elsewhere.
+            self._machine.begin_serving(stripes=not self._confirmed)
             self._served = True
 
     async def wait_kept_entries(self) -> None:

@@ -77,12 +77,16 @@ class Members:
     def adopt(self, seen: cluster_pb2.ClusterMap) -> None:
         """Begin with who was online in a map of the master before; each must be heard of in time."""
         now_s = self._clock_s()
+        # The map may be older than the state: a disk that was forgotten since is no disk any more.
+        nodes = {info.number for info in self._machine.nodes()}
+        disks = {info.number for info in self._machine.disks()}
         for node in seen.nodes:
-            if node.online:
+            if node.online and node.number in nodes:
                 self._nodes[node.number] = _NodeLife(now_s, True, node.version, node.load)
         for disk in seen.disks:
-            online = disk.state == cluster_pb2.DISK_STATE_ONLINE
-            self._disks[disk.number] = _DiskLife(online, disk.total_bytes, disk.free_bytes, disk.problem)
+            if disk.number in disks:
+                online = disk.state == cluster_pb2.DISK_STATE_ONLINE
+                self._disks[disk.number] = _DiskLife(online, disk.total_bytes, disk.free_bytes, disk.problem)
         self.touch()
 
     def listen(self, changed: Callable[[], None]) -> None:
@@ -92,13 +96,16 @@ class Members:
     def touch(self) -> None:
         """Something in the map changed that the listeners care for."""
         self._renew_map()
-        self._node_of = {info.number: info.node for info in self._machine.disks()}
+        self._learn_nodes()
         now_s = self._clock_s()
         self._offline_since_s = {
             disk: self._offline_since_s.get(disk, now_s) for disk in self._node_of if not self.is_online(disk)
         }
         for changed in self._listeners:
             changed()
+
+    def _learn_nodes(self) -> None:
+        self._node_of = {info.number: info.node for info in self._machine.disks()}
 
     def _renew_map(self) -> None:
         self.version += 1
@@ -152,6 +159,7 @@ class Members:
             named.node = number
             named.number = self._machine.register_disk(named)
             answer.disks.append(named)
+        self._learn_nodes()
         self._hear(number, answer.disks, node.version, node.load)
         self._miss(number, {disk.number for disk in answer.disks})
         self.touch()
@@ -188,6 +196,9 @@ class Members:
             return False
         if any(disk.number and disk.number not in self._disks for disk in request.disks):
             return False
+        uuids = {disk.number: disk.uuid for disk in self.map().disks}
+        if any(disk.number and disk.uuid and disk.uuid != uuids.get(disk.number) for disk in request.disks):
+            return False  # it was forgotten while it was cut off, and its number is another one's now
         version = request.version or life.version  # older programs do not tell it
         if self._hear(request.node, request.disks, version, request.load):
             self.touch()
@@ -204,8 +215,8 @@ class Members:
                 self._renew_map()
         self._nodes[node] = _NodeLife(self._clock_s(), True, version, load)
         for disk in disks:
-            if not disk.number:
-                continue
+            if self._node_of.get(disk.number) != node:
+                continue  # it was moved to another node, which speaks for it
             online = disk.state == cluster_pb2.DISK_STATE_ONLINE
             before = self._disks.get(disk.number)
             if before is None or before.online != online or before.problem != disk.problem:

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable
+from itertools import islice
 
 import trio
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 DAMAGED_MAX = 1000
+DAMAGED_AT_ONCE = 100  # in a heartbeat: the master looks each up
 CALL_TIMEOUT_S = 2.0
 FORWARD_TIMEOUT_S = 10.0
 _PAUSE_MIN_S = 0.1
@@ -179,7 +181,7 @@ class Membership:
     async def _heartbeat(self) -> bool:
         assert self._peer is not None
         request = heartbeat_message(self.cluster_id, self._own, self._disks)
-        damaged = list(self._damaged)
+        damaged = list(islice(self._damaged, DAMAGED_AT_ONCE))
         request.damaged.extend(damaged_message(disk, key) for disk, key in damaged)
         reply = await self._peer.call(m.CLUSTER_HEARTBEAT, request, timeout_s=CALL_TIMEOUT_S)
         for each in damaged:

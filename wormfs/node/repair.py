@@ -15,16 +15,16 @@ mastership ends, so does repair.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from random import Random
 
 import trio
 
 from wormfs.codec.erasure import available_codecs
-from wormfs.core.errors import NotMasterError, WormError
-from wormfs.core.placement import place_stripes
-from wormfs.core.records import FileStripe
+from wormfs.core.errors import NoSpaceError, NotMasterError, WormError
+from wormfs.core.placement import Placement, place_stripes
+from wormfs.core.records import FileStripe, Stripe
 from wormfs.core.repair import URGENCY, Need, Situation, need_of, target_policy
 from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
@@ -110,13 +110,13 @@ class Repair:
 
     def note_damaged(self, disk: int, key: ChunkKey) -> None:
         """A chunk was found missing or damaged; ignored unless a file needs it."""
+        known = self._damaged.get(key.stripe_id, set())
+        if key.index in known or (not known and len(self._damaged) >= DAMAGED_MAX):
+            return
         stripe = self._machine.stripe_by_id(key.file, key.stripe_id)
         if stripe is None or stripe.disks[key.index : key.index + 1] != (disk,):
             return
-        known = self._damaged.setdefault(key.stripe_id, set())
-        if key.index in known or len(self._damaged) > DAMAGED_MAX:
-            return
-        known.add(key.index)
+        self._damaged.setdefault(key.stripe_id, known).add(key.index)
         log.warning("chunk %d of stripe %d on disk %d is to be rebuilt", key.index, key.stripe_id, disk)
         self._changed.set()
 
@@ -191,6 +191,7 @@ class Repair:
             frozenset(self._members.offline(self._after_s)),
             sum(view.online for view in self._members.views()),
             widen=trio.current_time() >= self._changed_s + self._settle_s(),
+            registered=frozenset(info.number for info in self._machine.disks()),
         )
 
     # Rounds
@@ -219,14 +220,13 @@ class Repair:
     async def _survey(self) -> _Survey:
         situation = self._situation()
         survey = _Survey(held=dict.fromkeys(situation.gone, 0))
-        seen: set[int] = set()
+        unseen = set(self._damaged)  # what is reported from here on may be of a stripe already passed
         after = None
         while True:
             page = self._machine.stripes_page(after, PAGE)
             for _, stripe in page.stripes:
                 damaged = self._damaged.get(stripe.stripe_id, ())
-                if damaged:
-                    seen.add(stripe.stripe_id)
+                unseen.discard(stripe.stripe_id)
                 need = need_of(stripe, situation, damaged)
                 survey.needs[need] += 1
                 if need in URGENCY:
@@ -239,8 +239,8 @@ class Repair:
             if after is None:
                 break
             await trio.lowlevel.checkpoint()
-        for stripe_id in [each for each in self._damaged if each not in seen]:
-            del self._damaged[stripe_id]  # it is no file's any more
+        for stripe_id in unseen:
+            self._damaged.pop(stripe_id, None)  # it is no file's any more
         return survey
 
     def _report(self, survey: _Survey) -> None:
@@ -286,7 +286,7 @@ class Repair:
         stripe = each.stripe
         try:
             await self._keep_rate(stripe.length_bytes)
-            done = await self._rewrite(each)
+            done = await self._rewrite(each, need)
         except NotMasterError as error:
             self._deposed = error
             whole_pass.cancel()
@@ -317,8 +317,9 @@ class Repair:
             self._next_start_s = start_s + length_bytes / self._rate_bytes
             await trio.sleep_until(start_s)
 
-    async def _rewrite(self, each: FileStripe) -> bool:
+    async def _rewrite(self, each: FileStripe, need: Need) -> bool:
         inode, stripe = each
+        self._place(stripe, need, ())  # before anything is read for nothing
         situation = self._situation()
         damaged = frozenset(self._damaged.get(stripe.stripe_id, ()))
         data = await self._copier.read(inode, stripe, situation.offline, damaged)
@@ -326,7 +327,7 @@ class Repair:
         stripe_size_bytes = self._machine.execute(query).reply.attributes.stripe_size_bytes  # type: ignore[attr-defined]
         suspects: set[int] = set()
         while True:
-            new = self._allocate(each, suspects)
+            new = self._allocate(each, need, suspects)
             try:
                 await self._machine.confirm()
                 await self._copier.write(inode, stripe, new, data, stripe_size_bytes)
@@ -346,11 +347,20 @@ class Repair:
             finally:
                 self._machine.abandon(self._session, [new.stripe_id])  # nothing, once it is committed
 
-    def _allocate(self, each: FileStripe, suspects: set[int]) -> types_pb2.Stripe:
-        inode, stripe = each
+    def _place(self, stripe: Stripe, need: Need, suspects: Collection[int]) -> Placement:
+        """NoSpaceError when a stripe to be widened would stay as narrow: that would never end."""
         wanted = target_policy(stripe, self._machine.policy)
         (placement,) = place_stripes(self._members.views(suspects), wanted, 1, self._random)
-        codec = int(wanted.codec) or int(available_codecs()[0])
+        if need is Need.WIDEN and placement.k <= stripe.k:
+            raise NoSpaceError(
+                f"stripe {stripe.stripe_id} stays {stripe.k}+{stripe.m}: too few disks have room for more"
+            )
+        return placement
+
+    def _allocate(self, each: FileStripe, need: Need, suspects: Collection[int]) -> types_pb2.Stripe:
+        inode, stripe = each
+        placement = self._place(stripe, need, suspects)
+        codec = int(self._machine.policy.codec) or int(available_codecs()[0])
         request = metadata_pb2.AllocateStripesRequest(inode=inode, count=1)
         request.caller.session_id = self._session
         chosen = types_pb2.Stripe(

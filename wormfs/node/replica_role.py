@@ -7,6 +7,7 @@ replica) stays. docs/many-servers.md has the whole picture.
 import logging
 import random
 import uuid
+from contextlib import suppress
 from typing import NoReturn
 
 import trio
@@ -170,7 +171,9 @@ class ReplicaRole:
         await fetch_snapshot(self._replica, peers, floor, follower)
 
     def _check_cluster(self) -> None:
-        own = self._replica.cluster_id
+        own = ""
+        with suppress(UnavailableError):  # without room for its state it follows, and never leads
+            own = self._replica.cluster_id
         for disk in self._parts.disks:
             if own and disk.cluster_id and disk.cluster_id != own:
                 raise WrongClusterError(

@@ -73,7 +73,8 @@ class _Lane:
         self.wake = trio.Event()
         self.committers = trio.CapacityLimiter(1)  # rounds of one disk never overlap
         self.readers = trio.CapacityLimiter(options.readers_per_disk)
-        self.others = trio.CapacityLimiter(2)  # deletes, lists, health checks: never behind reads
+        self.others = trio.CapacityLimiter(2)  # deletes, lists: never behind reads
+        self.checks = trio.CapacityLimiter(1)  # health checks: waiting for others' work is not a hanging disk
         self.deletes = 0  # count of delete calls: tells a read that its chunk may be gone
         self._skip = 0  # so many reads are not waited for
         self._skip_next = 1
@@ -178,6 +179,10 @@ class ChunkStore:
             for lane in self._lanes.values():
                 nursery.start_soon(self._check_disk, lane, probe)
 
+    def serves(self, disk: int) -> bool:
+        """Whether the disk is one of this node's."""
+        return disk in self._lanes
+
     # --- chunks
 
     async def put(self, disk: int, header: ChunkHeader, buffer: ChunkBuffer) -> None:
@@ -270,6 +275,8 @@ class ChunkStore:
         Raises NotFoundError (no such disk), InvalidError (bad cursor) or DiskError.
         """
         lane = self._lane(disk)
+        if not after:  # what is listed is compared with what can be read: from the disk, too
+            self._forget_disk(disk)
         return await trio.to_thread.run_sync(
             chunk_listing.list_page,
             lane.disk,
@@ -307,6 +314,10 @@ class ChunkStore:
 
     def _forget(self, disk: int, key: ChunkKey) -> None:
         self._opened.pop((disk, key), None)
+
+    def _forget_disk(self, disk: int) -> None:
+        for name in [name for name in self._opened if name[0] == disk]:
+            del self._opened[name]
 
     async def _commit_rounds(self, lane: _Lane) -> None:
         while True:
@@ -351,10 +362,9 @@ class ChunkStore:
     async def _check_disk(self, lane: _Lane, probe: bool) -> None:
         with trio.move_on_after(self._options.disk_timeout_s) as patience:
             await trio.to_thread.run_sync(
-                lambda: lane.disk.check(probe=probe), limiter=lane.others, abandon_on_cancel=True
+                lambda: lane.disk.check(probe=probe), limiter=lane.checks, abandon_on_cancel=True
             )
         if patience.cancelled_caught:
             lane.disk.fail(f"no answer within {self._options.disk_timeout_s:g} s")
         if not lane.disk.online:
-            for name in [name for name in self._opened if name[0] == lane.disk.number]:
-                del self._opened[name]
+            self._forget_disk(lane.disk.number)

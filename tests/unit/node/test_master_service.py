@@ -280,9 +280,9 @@ async def test_a_commit_done_under_the_master_before_is_told_without_its_lease(t
         done = await one.commit(inode, b"hello")
     async with serving(tmp_path) as served, served.mount(session=False) as one:
         assert (await one.open_session(session, open_inodes=[inode])).resumed
-        sequence = served.machine.sequence
         one.operation = operation - 1  # the same operation, sent again
         assert await one.commit(inode, b"hello") == done
+        sequence = served.machine.sequence
         one.operation = operation - 1
         assert await one.commit(inode, b"whatever it says") == done
         with pytest.raises(StaleError):
