@@ -21,6 +21,7 @@ from wormfs.rpc.stream_client import StreamConnection, open_connection
 from wormfs.rpc.v1 import replication_pb2 as pb
 
 PAUSE_S = 1.0
+GAP_PAUSE_S = 0.05
 ACKNOWLEDGE_S = 0.5
 ACKNOWLEDGE_BYTES = 4 << 20
 """Applied since the last acknowledgement: then the next one is sent without waiting."""
@@ -127,6 +128,7 @@ class Follower:
                     await trio.lowlevel.checkpoint()
             except GapError:
                 self._gap = True
+                await trio.sleep(GAP_PAUSE_S)  # a hole in etcd itself is not closed by asking in haste
                 continue
             except (NoSpaceError, UnavailableError) as error:
                 log.warning("the metadata replica does not follow now: %s", error.message)

@@ -1,4 +1,4 @@
-"""Of what a master does to the log before it serves: nothing, where nobody is answered early."""
+"""What a master does to the log before it serves."""
 
 from pathlib import Path
 
