@@ -1,0 +1,100 @@
+"""Disks that are moved or forgotten while a node, or a master's map, still speaks of them as they were."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.unit.node.serving import POLICY, join, open_machine
+from wormfs.core.placement import place_stripes
+from wormfs.metadata.machine import Machine
+from wormfs.node.members import Members
+from wormfs.rpc.v1 import cluster_pb2 as pb
+
+ROOM_BYTES = 1 << 40
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = open_machine(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def members(machine: Machine) -> Members:
+    return Members(machine, silent_after_s=3.0, clock_s=lambda: 100.0)
+
+
+def beat(
+    members: Members, node: int, online: Sequence[int], offline: Sequence[int] = (), uuid: str = ""
+) -> bool:
+    """A heartbeat; whether the node and its disks are known."""
+    request = pb.HeartbeatRequest(cluster_id=members.map().cluster_id, node=node)
+    for number in online:
+        request.disks.add(number=number, uuid=uuid, state=pb.DISK_STATE_ONLINE, free_bytes=ROOM_BYTES)
+    for number in offline:
+        request.disks.add(number=number, uuid=uuid, state=pb.DISK_STATE_OFFLINE, problem="reading: gone")
+    return members.heartbeat(request)
+
+
+def restart(members: Members, node: int, name: str, disks: dict[int, str]) -> None:
+    """The node registers again, with these disks (number: uuid)."""
+    request = pb.RegisterNodeRequest(
+        cluster_id=members.map().cluster_id, node=pb.NodeInfo(number=node, name=name, addresses=["x:1"])
+    )
+    for number, uuid in disks.items():
+        request.disks.add(
+            number=number,
+            uuid=uuid,
+            path=f"/{uuid}",
+            state=pb.DISK_STATE_ONLINE,
+            free_bytes=ROOM_BYTES,
+        )
+    members.register(request)
+
+
+def test_the_node_that_a_disk_left_does_not_speak_for_it(members: Members) -> None:
+    """It runs on, and says that it cannot read the disk; that is no change of the map, either."""
+    old, new = join(members, "old", ["one", "two"]), join(members, "new", ["three"])
+    assert beat(members, old, [1], [2])  # disk 2 is pulled out
+    assert not members.is_online(2)
+    restart(members, new, "new", {3: "three", 2: "two"})
+    assert (members.node_of(2), members.is_online(2)) == (new, True)
+    changes: list[bool] = []
+    members.listen(lambda: changes.append(members.is_online(2)))
+    for _ in range(3):
+        assert beat(members, old, [1], [2])
+        assert members.is_online(2)
+        assert beat(members, new, [3, 2])
+        assert members.is_online(2)
+    assert changes == []
+    assert beat(members, new, [3], [2])
+    assert changes == [False]  # its own node is heard
+
+
+def test_a_new_master_takes_no_forgotten_disk_from_an_older_map(machine: Machine, members: Members) -> None:
+    """Every placement would fail for the disk that no node has."""
+    join(members, "first", ["a", "b", "c"])
+    second = join(members, "second", ["d"])
+    assert beat(members, second, [], [4])
+    seen = pb.ClusterMap()
+    seen.CopyFrom(members.map())  # what a follower fetched a second ago
+    members.forget_disk(4)
+    elected = Members(machine, silent_after_s=3.0, clock_s=lambda: 100.0)
+    elected.adopt(seen)
+    assert [(view.number, view.online) for view in elected.views()] == [(1, True), (2, True), (3, True)]
+    assert [node.name for node in elected.map().nodes if node.online] == ["first"]
+    assert beat(elected, 1, [1, 2, 3])
+    (placement,) = place_stripes(elected.views(), POLICY, 1, Random(1))
+    assert set(placement.disks) == {1, 2, 3}
+    assert not beat(elected, second, [4])  # it is to register again
+
+
+def test_a_disk_whose_number_is_anothers_now_is_to_register(members: Members) -> None:
+    """It was forgotten while its node was cut off, and the number went to the next new disk."""
+    node = join(members, "node", ["a", "b"])
+    assert beat(members, node, [2], uuid="b")
+    assert not beat(members, node, [2], uuid="forgotten")
+    assert members.is_online(2)
