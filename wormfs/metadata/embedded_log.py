@@ -2,8 +2,8 @@
 
 An entry is written (pwrite, into the page cache) to every copy before it counts: a killed process
 loses nothing. `wait_durable` syncs all copies once for all who wait. A copy that errs is dropped:
-the others first write a new members.json without it (fsynced), so that it can never be taken for
-current again. Not thread safe: called from the trio thread; syncs run in threads.
+the others first write a new members.json without it (fsynced), so that beside them it is never taken
+for current again. Not thread safe: called from the trio thread; syncs run in threads.
 """
 
 import errno
