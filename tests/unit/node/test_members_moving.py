@@ -89,7 +89,8 @@ def test_a_new_master_takes_no_forgotten_disk_from_an_older_map(machine: Machine
     assert beat(elected, 1, [1, 2, 3])
     (placement,) = place_stripes(elected.views(), POLICY, 1, Random(1))
     assert set(placement.disks) == {1, 2, 3}
-    assert not beat(elected, second, [4])  # it is to register again
+    assert not beat(elected, second, [4])  # it is to register again,
+    assert not beat(elected, second, [])  # whatever it says: with its last disk it was forgotten, too
 
 
 def test_a_disk_whose_number_is_anothers_now_is_to_register(members: Members) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.client.test_power_cut import Harshest
 from tests.unit.node.serving import FILE, join, open_machine, serving
-from wormfs.core.errors import WormError
+from wormfs.core.errors import StaleError
 from wormfs.metadata import keeper
 from wormfs.metadata.machine import Machine
 from wormfs.rpc import methods as m
@@ -97,7 +97,7 @@ async def test_what_is_written_to_a_lost_file_goes_into_no_other(
         await theirs.open_session()
         made = await theirs.create(b"theirs")
         assert made.attributes.inode > told.lost
-        with pytest.raises(WormError):
+        with pytest.raises(StaleError, match=f"inode {told.lost} does not exist any more"):
             await mine.commit(told.lost, b"what my program wrote into its own file")
         assert (await theirs.getattr(made.attributes.inode)).size_bytes == 0
 

@@ -86,6 +86,14 @@ def heartbeat(world: OneNode, *damaged: tuple[int, ChunkKey]) -> cluster_pb2.Hea
     return request
 
 
+def disk_state(world: OneNode, disk: int, *, online: bool) -> cluster_pb2.HeartbeatRequest:
+    """A heartbeat that says so of a disk."""
+    request = heartbeat(world)
+    state = cluster_pb2.DISK_STATE_ONLINE if online else cluster_pb2.DISK_STATE_OFFLINE
+    request.disks.add(number=disk, state=state, free_bytes=ROOMY)
+    return request
+
+
 def first_chunks(world: OneNode, inode: int) -> list[tuple[int, ChunkKey]]:
     """Disk and name of each stripe's first chunk."""
     return [(each.disks[0], ChunkKey(inode, each.stripe_id, 0)) for each in world.stripes(inode)]
@@ -106,6 +114,19 @@ async def test_a_stripe_that_cannot_be_widened_is_left_alone(tmp_path: Path) -> 
         assert "stays 1+1: too few disks have room for more" in repair.status().stuck_reason
         assert world.stripes(inode) == before
         assert world.machine.next_stripe_id == number  # nothing was tried, either
+
+
+async def test_nothing_is_read_of_a_stripe_that_cannot_be_widened(tmp_path: Path) -> None:
+    async with one_node(tmp_path, [ROOMY, ROOMY, 0]) as world:
+        inode = await world.write_file(CONTENT[:CHUNK_BYTES], [1, 2])
+        (stripe,) = world.stripes(inode)
+        for index, disk in enumerate(stripe.disks):  # who reads them is told so, and the node notes it
+            world.store.chunk_path(disk, ChunkKey(inode, stripe.stripe_id, index)).unlink()
+        repair = world.repair(after_s=0.02)
+        world.nursery.start_soon(repair.run)
+        await world.rounds.pass_by(3)
+        assert "stays 1+1" in repair.status().stuck_reason
+        assert world.damaged == []
 
 
 async def test_a_stripe_that_can_be_widened_is_so_once(tmp_path: Path) -> None:
@@ -174,24 +195,47 @@ async def test_damage_of_a_stripe_that_is_no_more_is_forgotten(tmp_path: Path) -
         assert world.stripes(inode) == written
 
 
-async def test_a_stripe_that_is_committed_to_a_forgotten_disk_is_rebuilt(tmp_path: Path) -> None:
-    """Its chunks were durable when the disk died; no file had it when the disk was forgotten."""
+async def commit_to_forgotten_disk(world: OneNode, repair: Repair, folder: Path) -> int:
+    """Stripes whose chunks were durable on disk 4 when it died are committed once it is forgotten."""
+    inode, session = world.make_file()
+    commit = await world.write(inode, session, CONTENT, [1, 2, 4])
+    died = disk_state(world, 4, online=False)
+    async with cluster_service(world, repair, folder) as service:
+        await service.call(m.CLUSTER_HEARTBEAT, died, timeout_s=5)
+        await service.call(m.CLUSTER_FORGET_DISK, cluster_pb2.ForgetDiskRequest(disk=4), timeout_s=5)
+    assert [each.number for each in world.machine.disks()] == [1, 2, 3]
+    world.machine.execute(commit)
+    assert [each.disks for each in world.stripes(inode)] == [(1, 2, 4)] * STRIPES
+    return inode
+
+
+async def test_stripes_that_are_committed_to_a_forgotten_disk_are_rebuilt(tmp_path: Path) -> None:
     async with one_node(tmp_path) as world:
-        inode, session = world.make_file()
-        commit = await world.write(inode, session, CONTENT, [1, 2, 4])
-        died = heartbeat(world)
-        died.disks.add(number=4, state=cluster_pb2.DISK_STATE_OFFLINE, problem="died")
         repair = world.repair()
-        async with cluster_service(world, repair, tmp_path) as service:
-            await service.call(m.CLUSTER_HEARTBEAT, died, timeout_s=5)
-            await service.call(m.CLUSTER_FORGET_DISK, cluster_pb2.ForgetDiskRequest(disk=4), timeout_s=5)
-        assert [each.number for each in world.machine.disks()] == [1, 2, 3]
-        world.machine.execute(commit)
-        assert {4 in each.disks for each in world.stripes(inode)} == {True}
+        inode = await commit_to_forgotten_disk(world, repair, tmp_path)
         world.nursery.start_soon(repair.run)
         await world.rounds.pass_by(1)
         assert (repair.progress.rebuilt, repair.progress.stuck) == (STRIPES, 0)
         assert {tuple(sorted(each.disks)) for each in world.stripes(inode)} == {(1, 2, 3)}
+        assert await world.read(inode) == CONTENT
+
+
+async def test_a_chunk_on_a_forgotten_disk_is_none_to_rebuild_from(tmp_path: Path) -> None:
+    """2+1 while another disk is offline: the stripes wait for it, and are not tried in vain."""
+    async with one_node(tmp_path) as world:
+        repair = world.repair()
+        inode = await commit_to_forgotten_disk(world, repair, tmp_path)
+        torn = world.stripes(inode)
+        world.members.heartbeat(disk_state(world, 1, online=False))
+        world.nursery.start_soon(repair.run)
+        await world.rounds.pass_by(1)
+        now = repair.progress
+        assert (now.rebuilt, now.waiting, now.stuck) == (0, 0, STRIPES)
+        assert now.stuck_reason == "fewer than k of their chunks are on disks that are online"
+        assert world.stripes(inode) == torn
+        world.members.heartbeat(disk_state(world, 1, online=True))
+        await world.rounds.pass_by(1)
+        assert (now.rebuilt, now.stuck) == (STRIPES, 0)
         assert await world.read(inode) == CONTENT
 
 
