@@ -107,7 +107,7 @@ async def test_a_stripe_that_cannot_be_widened_is_left_alone(tmp_path: Path) -> 
     async with one_node(tmp_path, [ROOMY, ROOMY, 0]) as world:
         inode = await world.write_file(CONTENT[:CHUNK_BYTES], [1, 2])
         before, number = world.stripes(inode), world.machine.next_stripe_id
-        repair = world.repair(after_s=0.02)
+        repair = world.repair(after_s=0.0)
         world.nursery.start_soon(repair.run)
         await world.rounds.pass_by(5)
         assert (repair.progress.widened, repair.progress.waiting, repair.progress.stuck) == (0, 1, 1)
@@ -122,7 +122,7 @@ async def test_nothing_is_read_of_a_stripe_that_cannot_be_widened(tmp_path: Path
         (stripe,) = world.stripes(inode)
         for index, disk in enumerate(stripe.disks):  # who reads them is told so, and the node notes it
             world.store.chunk_path(disk, ChunkKey(inode, stripe.stripe_id, index)).unlink()
-        repair = world.repair(after_s=0.02)
+        repair = world.repair(after_s=0.0)
         world.nursery.start_soon(repair.run)
         await world.rounds.pass_by(3)
         assert "stays 1+1" in repair.status().stuck_reason
@@ -133,7 +133,7 @@ async def test_a_stripe_that_can_be_widened_is_so_once(tmp_path: Path) -> None:
     async with one_node(tmp_path, [ROOMY] * 3) as world:
         inode = await world.write_file(CONTENT[:CHUNK_BYTES], [1, 2])
         (before,) = world.stripes(inode)
-        repair = world.repair(after_s=0.02)
+        repair = world.repair(after_s=0.0)
         world.nursery.start_soon(repair.run)
         with trio.fail_after(10):
             while not repair.progress.widened:
@@ -143,7 +143,7 @@ async def test_a_stripe_that_can_be_widened_is_so_once(tmp_path: Path) -> None:
         assert after.stripe_id > before.stripe_id
         number = world.machine.next_stripe_id
         world.members.touch()
-        await world.rounds.pass_by(2)  # at once, and when the disks have settled
+        await world.rounds.pass_by(1)
         assert world.stripes(inode) == [after]
         assert (repair.progress.widened, world.machine.next_stripe_id) == (1, number)
         assert await world.read(inode) == CONTENT[:CHUNK_BYTES]
