@@ -156,6 +156,7 @@ class Repair:
         while True:
             self._changed = trio.Event()
             self._failed, self._failure = 0, ""
+            began_s = trio.current_time()
             try:
                 left = await self._round()
             except NotMasterError:
@@ -165,7 +166,7 @@ class Repair:
                 left = True
             self._round_ended()
             retry_s = min(2 * retry_s, RETRY_MAX_S) if left else RETRY_MIN_S
-            pause_s = min(self._next_look_s(), retry_s if left else float("inf"))
+            pause_s = min(self._next_look_s(began_s), retry_s if left else float("inf"))
             if self._members.offline():
                 pause_s = min(pause_s, AGAIN_S)  # a write under way when it went may have come to its end
             with trio.move_on_after(pause_s):
@@ -175,13 +176,16 @@ class Repair:
     def _settle_s(self) -> float:
         return min(SETTLE_S, self._after_s)
 
-    def _next_look_s(self) -> float:
-        """When time alone makes new work: a disk is given up, or the disks have settled."""
+    def _next_look_s(self, began_s: float) -> float:
+        """When time alone makes new work: a disk is given up, or the disks have settled.
+
+        At once, when that came since `began_s`: the round may have looked before.
+        """
         now_s = trio.current_time()
         times = [since_s + self._after_s for since_s in self._members.offline().values()] + [
             self._changed_s + self._settle_s()
         ]
-        return min((each - now_s + 0.05 for each in times if each > now_s), default=float("inf"))
+        return min((max(0.0, each - now_s) + 0.05 for each in times if each > began_s), default=float("inf"))
 
     def _situation(self) -> Situation:
         offline = frozenset(self._members.offline())

@@ -324,3 +324,13 @@ async def test_a_node_reports_what_it_found_bit_by_bit(
             for reported in (DAMAGED_AT_ONCE, 2 * DAMAGED_AT_ONCE, found, found):
                 assert await membership._heartbeat()
                 assert lookups.stripe_ids == list(range(reported))
+
+
+async def test_what_came_due_while_a_round_ran_is_looked_at_again(tmp_path: Path) -> None:
+    """The round may have looked before that: disks that settled, or one that was given up."""
+    async with one_node(tmp_path, [ROOMY] * 3) as world:
+        repair = world.repair(after_s=0.0)
+        settled_s = trio.current_time()
+        repair._changed_s = settled_s
+        assert repair._next_look_s(settled_s - 0.1) < 0.1
+        assert repair._next_look_s(settled_s + 0.1) == float("inf")
