@@ -8,7 +8,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -18,6 +19,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from fuse_client.attributes import mode_without_set_id, to_kernel, to_statvfs
 from fuse_client.errno_map import answers_errno
 from fuse_client.tables import HeldInodes, Listing, LookupCounts, OpenFile, OpenTable
+from wormfs.core.errors import WormError
 from wormfs.core.limits import LISTING_PAGE_DEFAULT, ROOT_INODE
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _UNKNOWN_INODE = 0xFFFFFFFF  # as libfuse's FUSE_UNKNOWN_INO: nothing looks at t
 _REFUSED_XATTRS = frozenset((b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability"))
 _CAPABILITY = b"security.capability"
 _STACKTRACE = b"fuse_stacktrace"
+FETCHED_ANEW_MAX = 3
+"""Times that a request for entries fetches the rest of a page anew, since what comes next was changed."""
 
 
 class KernelTables:
@@ -44,6 +48,18 @@ class KernelTables:
         self.directories = HeldInodes()
         self.pages = HeldInodes()
 
+    @contextmanager
+    def changing(self, *inodes: int, names: Sequence[tuple[int, bytes]] = ()) -> Iterator[None]:
+        """This mount changes inodes and names meanwhile: what open listings fetched before is not given.
+
+        Nobody recalls our own changes, and the kernel takes what a listing says for newer than they are.
+        """
+        try:
+            yield
+        finally:
+            for listing in self.listings:
+                listing.note(inodes, [name for parent, name in names if parent == listing.inode])
+
 
 class MountOperations(pyfuse3.Operations):
     """One mount's handlers."""
@@ -54,6 +70,7 @@ class MountOperations(pyfuse3.Operations):
 
     def __init__(self, filesystem: "FileSystem", tables: KernelTables) -> None:
         self._filesystem = filesystem
+        self._changing = tables.changing
         self._lookups = tables.lookups
         self._files = tables.files
         self._listings = tables.listings
@@ -87,7 +104,7 @@ class MountOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a closed file, a device node, a fifo or a socket."""
-        with self._directories.hold(parent_inode):
+        with self._directories.hold(parent_inode), self._changing(parent_inode):
             made = await self._filesystem.make_node(
                 parent_inode, name, mode & ~ctx.umask, ctx.uid, ctx.gid, rdev=rdev
             )
@@ -97,7 +114,7 @@ class MountOperations(pyfuse3.Operations):
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
         wanted = stat.S_IFDIR | (mode & _PERMISSIONS & ~ctx.umask)
-        with self._directories.hold(parent_inode):
+        with self._directories.hold(parent_inode), self._changing(parent_inode):
             made = await self._filesystem.make_node(parent_inode, name, wanted, ctx.uid, ctx.gid)
             return self._given(made)
 
@@ -106,7 +123,7 @@ class MountOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a symbolic link."""
-        with self._directories.hold(parent_inode):
+        with self._directories.hold(parent_inode), self._changing(parent_inode):
             made = await self._filesystem.make_node(
                 parent_inode, name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target=target
             )
@@ -117,19 +134,21 @@ class MountOperations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Give an inode one more name."""
-        with self._directories.hold(new_parent_inode):
+        with self._directories.hold(new_parent_inode), self._changing(inode, new_parent_inode):
             return self._given(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     @answers_errno
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a name; the inode lives on while it is open."""
-        with self._directories.hold(parent_inode):
+        removed = ((parent_inode, name),)
+        with self._directories.hold(parent_inode), self._changing(parent_inode, names=removed):
             await self._filesystem.unlink(parent_inode, name)
 
     @answers_errno
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an empty directory."""
-        with self._directories.hold(parent_inode):
+        removed = ((parent_inode, name),)
+        with self._directories.hold(parent_inode), self._changing(parent_inode, names=removed):
             await self._filesystem.rmdir(parent_inode, name)
 
     @answers_errno
@@ -143,7 +162,9 @@ class MountOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         """Move a name, over another one too; RENAME_NOREPLACE and RENAME_EXCHANGE are passed on."""
-        with self._directories.hold(parent_inode_old, parent_inode_new):
+        parents = (parent_inode_old, parent_inode_new)
+        moved = ((parent_inode_old, name_old), (parent_inode_new, name_new))
+        with self._directories.hold(*parents), self._changing(*parents, names=moved):
             await self._filesystem.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @answers_errno
@@ -163,6 +184,12 @@ class MountOperations(pyfuse3.Operations):
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         """Change attributes; truncate and extend."""
+        with self._changing(inode):
+            return await self._set_attributes(inode, attr, fields, ctx)
+
+    async def _set_attributes(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, ctx: RequestContext
+    ) -> EntryAttributes:
         mode = attr.st_mode & _PERMISSIONS if fields.update_mode else None
         owner_changes = fields.update_uid or fields.update_gid
         if mode is None and (owner_changes or (fields.update_size and ctx.uid != 0)):
@@ -203,9 +230,10 @@ class MountOperations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Open an inode; O_TRUNC and O_APPEND are passed on."""
         loses_set_id = ctx.uid != 0 and flags & os.O_ACCMODE != os.O_RDONLY
-        if loses_set_id and flags & os.O_TRUNC:
-            await self._take_set_id(inode)
-        handle = await self._filesystem.open(inode, flags)
+        with self._changing(*((inode,) if flags & os.O_TRUNC else ())):
+            if loses_set_id and flags & os.O_TRUNC:
+                await self._take_set_id(inode)
+            handle = await self._filesystem.open(inode, flags)
         return self._opened(OpenFile(handle, loses_set_id))
 
     @answers_errno
@@ -214,7 +242,8 @@ class MountOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make a regular file and open it."""
         wanted = mode & _PERMISSIONS & ~ctx.umask
-        with self._directories.hold(parent_inode):
+        named = ((parent_inode, name),)  # it may have been there, and be truncated
+        with self._directories.hold(parent_inode), self._changing(parent_inode, names=named):
             entry, handle = await self._filesystem.create(parent_inode, name, wanted, ctx.uid, ctx.gid, flags)
             return self._opened(OpenFile(handle, ctx.uid != 0)), self._given(entry)
 
@@ -229,10 +258,11 @@ class MountOperations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write all of `buf`."""
         opened = self._files.get(fh)
+        inode = opened.handle.inode
         if opened.take_set_id:
-            await self._take_set_id(opened.handle.inode)
+            await self._take_set_id(inode)
             opened.take_set_id = False
-        with self._pages.hold(opened.handle.inode):
+        with self._pages.hold(inode), self._changing(inode):
             return await self._filesystem.write(opened.handle, off, buf)
 
     async def _take_set_id(self, inode: int) -> None:
@@ -275,21 +305,37 @@ class MountOperations(pyfuse3.Operations):
     async def _give_entries(self, listing: Listing, offset: int, token: ReaddirToken) -> None:
         listing.seek(offset)
         now_s = trio.current_time()
+        given = fetched_anew = 0
         while True:
             if listing.used_up:
                 if listing.ends:
                     return
-                page = await self._filesystem.readdir(listing.inode, listing.cursor, LISTING_PAGE_DEFAULT)
+                listing.forget_page()  # what changes from here on is noted, and so not cached
+                listing.fetching = True
+                try:
+                    page = await self._filesystem.readdir(listing.inode, listing.cursor, LISTING_PAGE_DEFAULT)
+                except WormError:
+                    if given:  # counted as known to the kernel: it gets them, then the error
+                        return
+                    raise
+                finally:
+                    listing.fetching = False
                 now_s = trio.current_time()
                 listing.load(page.entries, ends=page.end, now_s=now_s)
                 continue
             name, entry = listing.page[listing.position]
+            if listing.is_stale(name, entry) and fetched_anew < FETCHED_ANEW_MAX:
+                # Not even without a timeout: the kernel takes what it says for newer than the change.
+                fetched_anew += 1
+                listing.forget_page()
+                continue
             made = to_kernel(entry)
             made.attr_timeout = made.entry_timeout = listing.cache_s(name, entry, now_s)
             if not pyfuse3.readdir_reply(token, name, made, listing.next_offset() + len(_DOTS)):
                 return
             self._lookups.add(made.st_ino)
             listing.advance(name)
+            given += 1
 
     @answers_errno
     async def releasedir(self, fh: int) -> None:

@@ -55,7 +55,7 @@ class MountKernelCache:
         """Drop attributes, and pages if `data`. Returns when done, or when waiting longer gains nothing."""
         tables = self._tables
         for listing in tables.listings:
-            listing.stale_inodes.add(inode)
+            listing.note((inode,))
         notifier = self._notifier
         if notifier is None or inode not in tables.lookups:
             return
@@ -100,7 +100,7 @@ class MountKernelCache:
         tables = self._tables
         for listing in tables.listings:
             if listing.inode == parent:
-                listing.stale_names.add(name)
+                listing.note((), (name,))
         notifier = self._notifier
         if notifier is None or parent not in tables.lookups:
             return

@@ -76,6 +76,9 @@ async def serve_mount(settings: MountSettings, on_ready: Callable[[], None]) -> 
             )
             try:
                 await _serve(settings.point, kernel, on_ready)
+                failure: Exception | None = None
+            except Exception as error:  # what was written is written back all the same
+                failure = error
             finally:
                 stopping()
                 phase = (
@@ -84,6 +87,8 @@ async def serve_mount(settings: MountSettings, on_ready: Callable[[], None]) -> 
                 )
                 scope.deadline = trio.current_time() + settings.stop_s
             await _write_back(filesystem)
+            if failure is not None:
+                raise failure
     if scope.cancelled_caught:
         raise DeadlineError(phase)
 

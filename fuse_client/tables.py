@@ -1,6 +1,6 @@
 """What the kernel holds of ours: inodes it knows, files and directories it has open, directory locks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -78,6 +78,10 @@ class OpenTable(Generic[_Open]):
         return opened
 
 
+STALE_MAX = 10_000
+"""Changes noted of a page; with more of them it is fetched anew."""
+
+
 @dataclass(slots=True)
 class OpenFile:
     """One open file. `take_set_id`: the next write takes the set-id bits, for its writer is not root."""
@@ -102,7 +106,8 @@ class Listing:
     position: int = 0  # in the page: the first entry not given yet
     ends: bool = False  # nothing follows the page
     loaded_s: float = 0.0  # when the page was fetched, on trio's clock
-    stale_inodes: set[int] = field(default_factory=set)  # recalled since the page was fetched
+    fetching: bool = False  # the page is on its way
+    stale_inodes: set[int] = field(default_factory=set)  # changed or recalled since it was asked for
     stale_names: set[bytes] = field(default_factory=set)
 
     def seek(self, offset: int) -> None:
@@ -113,7 +118,26 @@ class Listing:
             self.names.clear()
         self.offset = min(offset, len(self.names))
         self.cursor = self.names[self.offset - 1] if self.offset else b""
+        self.forget_page()
+
+    def forget_page(self) -> None:
+        """Have what follows the cursor fetched anew."""
         self.load((), ends=False, now_s=0.0)
+        self.stale_inodes.clear()
+        self.stale_names.clear()
+
+    def note(self, inodes: Iterable[int], names: Iterable[bytes] = ()) -> None:
+        """These inodes and names were changed or recalled: what the page at hand tells of them is old."""
+        if self.used_up and not self.fetching:
+            return  # the next page comes later
+        self.stale_inodes.update(inodes)
+        self.stale_names.update(names)
+        if len(self.stale_inodes) + len(self.stale_names) > STALE_MAX and not self.fetching:
+            self.forget_page()
+
+    def is_stale(self, name: bytes, entry: "Entry") -> bool:
+        """Whether that is so of an entry of the page."""
+        return entry.attributes.inode in self.stale_inodes or name in self.stale_names
 
     def load(self, page: "Sequence[tuple[bytes, Entry]]", *, ends: bool, now_s: float) -> None:
         """Take the page that follows the cursor, just fetched."""
@@ -121,8 +145,6 @@ class Listing:
         self.position = 0
         self.ends = ends
         self.loaded_s = now_s
-        self.stale_inodes.clear()
-        self.stale_names.clear()
 
     @property
     def used_up(self) -> bool:
@@ -142,7 +164,7 @@ class Listing:
 
     def cache_s(self, name: bytes, entry: "Entry", now_s: float) -> float:
         """How long the kernel may keep an entry of the page: not at all when it was recalled since."""
-        if entry.attributes.inode in self.stale_inodes or name in self.stale_names:
+        if self.is_stale(name, entry):
             return 0.0
         return max(0.0, entry.cache_s - (now_s - self.loaded_s))
 

@@ -74,8 +74,13 @@ class _Lowlevel:
             self._polled = descriptor
         if perf_counter() - self._turn_began < TURN_S and self._poll.poll(0):
             return
-        await trio.lowlevel.wait_readable(descriptor)
-        self._turn_began = perf_counter()
+        while True:
+            await trio.lowlevel.wait_readable(descriptor)
+            self._turn_began = perf_counter()
+            # Asked again: a request goes with its caller, if that is killed, and pyfuse3 would then
+            # stop the whole process in a read(2) that blocks, until some other request comes.
+            if self._poll.poll(0):
+                return
 
 
 class _Trio:

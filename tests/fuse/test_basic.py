@@ -254,3 +254,39 @@ def test_tree_survives_tar_and_remove(folder: Path) -> None:
     subprocess.run(["rm", "-r", source], check=True, timeout=60)
     subprocess.run(["tar", "xf", "t.tar"], cwd=folder, check=True, timeout=60)
     subprocess.run(["diff", "-r", source, folder / "copy"], check=True, timeout=60)
+
+
+def some_names(directory: int) -> list[str]:
+    """What one getdents64(2) with a small buffer tells; libc's is larger than most directories."""
+    library, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(4096)
+    number = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
+    filled = library.syscall(number, directory, buffer, len(buffer))
+    assert filled >= 0, os.strerror(ctypes.get_errno())
+    names, at = [], 0
+    while at < filled:
+        length = int.from_bytes(buffer.raw[at + 16 : at + 18], "little")
+        names.append(buffer.raw[at + 19 : at + length].split(b"\0", 1)[0].decode())
+        at += length
+    return names
+
+
+def test_what_changes_behind_a_listing_is_not_undone_by_it(folder: Path) -> None:
+    """A page of 1,000 entries is fetched at once, and given to the kernel bit by bit."""
+    names = [f"{number:03d}-{'x' * 200}" for number in range(100)]
+    for name in names:
+        (folder / name).touch()
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        given = some_names(directory)
+        assert names[0] in given
+        assert names[-2] not in given
+        (folder / names[-1]).unlink()
+        (folder / names[-2]).write_bytes(b"longer now")
+        while some := some_names(directory):
+            given += some
+    finally:
+        os.close(directory)
+    assert given == [".", "..", *names[:-1]]
+    assert not (folder / names[-1]).exists()
+    assert (folder / names[-2]).stat().st_size == 10
+    assert (folder / names[-2]).read_bytes() == b"longer now"

@@ -19,6 +19,7 @@ from wormfs.cli.mounts import (
     find_kernel_mount,
     holder_elsewhere,
     read_record,
+    record_of_process,
     remove_record,
     unmount,
 )
@@ -88,7 +89,7 @@ def run_mount(arguments: argparse.Namespace) -> int:
 def run_umount(arguments: argparse.Namespace) -> int:
     """Unmount and wait for the mount process. Raises WormError when something is not written."""
     point = absolute_point(arguments.mountpoint)
-    record = read_record(point)
+    record = read_record(point) or record_of_process(point)
     mounted = find_kernel_mount(point)
     if mounted is None:
         if record is None:

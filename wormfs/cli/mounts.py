@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from wormfs.cli.processes import Process, find_process
+from wormfs.cli.processes import Process, command_line, find_process
 from wormfs.core.errors import InvalidError, WormError
 
 FILE_SYSTEM_TYPE = "fuse.wormfs"
@@ -122,6 +122,19 @@ def read_record(point: Path) -> MountRecord | None:
         return None
 
 
+def record_of_process(point: Path) -> MountRecord | None:
+    """Who serves a mount point whose record is another user's, or lies in another session's folder."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            line = command_line(int(entry.name))
+            ours = line[1:4] == ["-m", "fuse_client", str(point)]
+            process = find_process(int(entry.name)) if ours else None
+            if process is not None:
+                log_file = line[line.index("--log-file") + 1] if "--log-file" in line[:-1] else ""
+                return MountRecord(str(point), process.pid, process.start_ticks, "", log_file)
+    return None
+
+
 def remove_record(point: Path) -> None:
     """The mount ended well, or its end was told."""
     _record_path(point).unlink(missing_ok=True)
@@ -187,15 +200,18 @@ def clear_dead_mount(point: Path) -> bool:
 
 
 def _is_dead(point: Path) -> bool:
-    record = read_record(point)
+    record = read_record(point) or record_of_process(point)
     if record is not None:
         return not record.process.running
     alive: list[bool] = []
 
     def ask() -> None:
-        with contextlib.suppress(OSError):  # ENOTCONN: the kernel has nobody to ask
+        try:
             os.statvfs(point)
-            alive.append(True)
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:  # the kernel has nobody to ask
+                return
+        alive.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -7,6 +7,7 @@ are numbers of this node; one that is idle for five minutes is closed.
 import itertools
 import logging
 import os
+import secrets
 import stat
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Gateway:
         self._tried = trio.Event()
         self._filesystem: FileSystem | None = None
         self._handles: dict[int, _Held] = {}
-        self._numbers = itertools.count(1)
+        # From anywhere: a handle of before a restart, or of another node, must not be another caller's here.
+        self._numbers = itertools.count(1 + secrets.randbits(62))
 
     def register(self, registry: Registry) -> None:
         """Add the handlers."""
@@ -257,9 +259,13 @@ class Gateway:
     async def _open(self, _: RequestContext, request: pb.OpenRequest, __: DataBuffer | None) -> pb.OpenReply:
         fs = await self._fs()
         handle = await fs.open(request.inode, request.flags)
-        number = self._hold(handle)
-        entry = await fs.getattr(request.inode)
-        return pb.OpenReply(attributes=entry.attributes, handle=number)
+        try:
+            entry = await fs.getattr(request.inode)
+        except BaseException:  # nobody learns of the handle
+            with trio.CancelScope(shield=True):
+                await fs.release(handle)
+            raise
+        return pb.OpenReply(attributes=entry.attributes, handle=self._hold(handle))
 
     async def _release(
         self, _: RequestContext, request: pb.ReleaseRequest, __: DataBuffer | None

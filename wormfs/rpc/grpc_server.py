@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from wormfs.core.errors import ConfigError, DeadlineError, InvalidError, UnavailableError, WormError
 from wormfs.rpc.errors_wire import status_of, trailing_metadata
 from wormfs.rpc.frames import MESSAGE_MAX_BYTES
-from wormfs.rpc.registry import Answer, Entry, Registry, RequestContext, reported
+from wormfs.rpc.registry import Answer, Entry, Registry, RequestContext, only_cancelled, reported
 from wormfs.rpc.sockets import parse_address
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Future = concurrent.futures.Future
 
-_THREADS_MAX = 32  # a waiting handler holds one
 _CALLS_MAX = 512
+_THREADS_MAX = _CALLS_MAX  # each call holds one to its end, also while a client's stream stalls
 _UNARY_DEFAULT_S = 60.0  # for a client that set no deadline
 
 OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
     ("grpc.max_send_message_length", MESSAGE_MAX_BYTES),
     ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 20_000),  # finds the clients whose machine is gone; by default after 2 hours
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 
@@ -141,6 +143,8 @@ class _Bridge:
                     future.set_result(await function())
                 except Exception as error:  # it is the waiting thread's, which reports it
                     future.set_exception(error)
+                except BaseExceptionGroup as group:
+                    raise only_cancelled(group, "a call", "a gRPC client") from None
         finally:
             self._scopes.discard(scope)
             if not future.done() and trio.current_time() >= scope.deadline:

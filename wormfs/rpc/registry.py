@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, overload
 
+import trio
+
 from wormfs.core.errors import WormError
 from wormfs.rpc.frames import Buffer
 from wormfs.rpc.methods import Method, Reply, Request, number_of
@@ -145,3 +147,17 @@ def reported(error: Exception, method: str, peer: str) -> WormError:
         return single
     log.error("%s asked by %s failed", method, peer, exc_info=error)
     return WormError("internal error; the node's log says more")
+
+
+def only_cancelled(
+    group: BaseExceptionGroup[BaseException], method: str, peer: str
+) -> BaseExceptionGroup[BaseException]:
+    """What is left to raise of a cancelled handler's group: nobody waits for the errors in it any more.
+
+    They would pass the call's cancel scope, and end the server with it.
+    """
+    cancelled, errors = group.split(trio.Cancelled)
+    if cancelled is None or not isinstance(errors, Exception):
+        return group
+    reported(errors, method, peer)
+    return cancelled

@@ -37,6 +37,7 @@ from wormfs.rpc.registry import (
     HeapBuffer,
     Registry,
     RequestContext,
+    only_cancelled,
     reported,
 )
 from wormfs.rpc.sockets import Listener, describe_peer, listen
@@ -244,6 +245,8 @@ class ServerConnection:
             reply = _Reply(request_id, answer, HELD_BACK if request_id in self._in_flight else 0)
         except Exception as error:
             reply = reported(error, entry.method.name, self.peer)
+        except BaseExceptionGroup as group:
+            raise only_cancelled(group, entry.method.name, self.peer) from None
         finally:
             waited = self._in_flight.pop(request_id, None) is not None
             self._data_bytes -= data_bytes
