@@ -1,0 +1,158 @@
+"""Handles of the gateway: never another caller's, and none that nobody knows of."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from tests.unit.fuse_client.memory_filesystem import MemoryFileSystem, MemoryHandle
+from wormfs.client.filesystem import Entry
+from wormfs.core.errors import BadHandleError, NotFoundError
+from wormfs.node import gateway as gateway_module
+from wormfs.node.gateway import Gateway
+from wormfs.rpc import methods
+from wormfs.rpc.methods import Method, Reply, Request
+from wormfs.rpc.registry import Registry, RequestContext
+from wormfs.rpc.v1 import filesystem_pb2 as pb
+
+pytestmark = pytest.mark.timeout(20)
+
+LIMIT_S = 10.0
+MODE = 0o100644
+
+
+class CountingFileSystem(MemoryFileSystem):
+    """Knows what is open, and can be told to fail or to wait before it says attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_inodes: list[int] = []
+        self.attributes_fail = False
+        self.attributes_wait = False
+        self.asked = trio.Event()
+
+    async def open(self, inode: int, flags: int) -> MemoryHandle:
+        self.open_inodes.append(inode)
+        return await super().open(inode, flags)
+
+    async def release(self, handle: MemoryHandle) -> None:
+        await trio.lowlevel.checkpoint()  # as a call to the cluster: it can be cancelled
+        self.open_inodes.remove(handle.inode)
+
+    async def getattr(self, inode: int) -> Entry:
+        self.asked.set()
+        if self.attributes_wait:
+            await trio.sleep_forever()
+        if self.attributes_fail:
+            raise NotFoundError("removed meanwhile")
+        return await super().getattr(inode)
+
+
+class Node:
+    """One life of a node's gateway over a cluster that outlives it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def ask(self, method: Method[Request, Reply], request: Request) -> Any:
+        """Call its handler."""
+        entry = self._registry.named(method.name)
+        assert entry is not None
+        with trio.fail_after(LIMIT_S):
+            return await entry.handler(RequestContext(None, "grpc", "a test"), request, None)
+
+    async def open(self, inode: int) -> int:
+        """The number of a new handle."""
+        reply = await self.ask(methods.FILESYSTEM_OPEN, pb.OpenRequest(inode=inode, flags=1))
+        number: int = reply.handle
+        return number
+
+
+@asynccontextmanager
+async def running_node(
+    filesystem: CountingFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Node]:
+    """From its start to its end."""
+
+    @asynccontextmanager
+    async def opened(*_: object, **__: object) -> AsyncIterator[CountingFileSystem]:
+        yield filesystem
+
+    monkeypatch.setattr(gateway_module, "open_filesystem", opened)
+    gateway = Gateway(lambda: [], "a test")
+    registry = Registry()
+    gateway.register(registry)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run)
+        yield Node(registry)
+        nursery.cancel_scope.cancel()
+
+
+async def _made(filesystem: CountingFileSystem, name: bytes) -> int:
+    entry = await filesystem.make_node(1, name, MODE, 0, 0)
+    inode: int = entry.attributes.inode
+    return inode
+
+
+async def test_a_handle_from_before_a_restart_is_not_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writes would go into the file that the other opened."""
+    filesystem = CountingFileSystem()
+    mine, others = await _made(filesystem, b"mine"), await _made(filesystem, b"others")
+    async with running_node(filesystem, monkeypatch) as before:
+        old = await before.open(mine)
+        await before.ask(methods.FILESYSTEM_WRITE, pb.WriteRequest(handle=old, data=b"first"))
+    async with running_node(filesystem, monkeypatch) as after:
+        new = await after.open(others)
+        with pytest.raises(BadHandleError):
+            await after.ask(methods.FILESYSTEM_WRITE, pb.WriteRequest(handle=old, data=b"of mine"))
+        reply = await after.ask(methods.FILESYSTEM_READ, pb.ReadRequest(handle=new, length_bytes=100))
+        assert reply.data == b""
+        await after.ask(methods.FILESYSTEM_WRITE, pb.WriteRequest(handle=new, data=b"of others"))
+        reply = await after.ask(methods.FILESYSTEM_READ, pb.ReadRequest(handle=new, length_bytes=100))
+        assert reply.data == b"of others"
+
+
+async def test_numbers_fit_the_wire_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start anywhere, and 0 means none."""
+    filesystem = CountingFileSystem()
+    inode = await _made(filesystem, b"f")
+    numbers = []
+    for _ in range(20):
+        async with running_node(filesystem, monkeypatch) as node:
+            numbers += [await node.open(inode), await node.open(inode)]
+    assert len(set(numbers)) == len(numbers)
+    assert min(numbers) > 0
+    assert max(numbers) < 1 << 64
+
+
+async def test_a_handle_that_nobody_learns_of_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error behind the open."""
+    filesystem = CountingFileSystem()
+    inode = await _made(filesystem, b"f")
+    async with running_node(filesystem, monkeypatch) as node:
+        filesystem.attributes_fail = True
+        with pytest.raises(NotFoundError):
+            await node.open(inode)
+        assert filesystem.open_inodes == []
+        filesystem.attributes_fail = False
+        number = await node.open(inode)
+        assert filesystem.open_inodes == [inode]
+        await node.ask(methods.FILESYSTEM_RELEASE, pb.ReleaseRequest(handle=number))
+        assert filesystem.open_inodes == []
+
+
+async def test_a_cancelled_open_releases_its_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the caller's deadline passes between the open and its answer."""
+    filesystem = CountingFileSystem()
+    inode = await _made(filesystem, b"f")
+    async with running_node(filesystem, monkeypatch) as node:
+        filesystem.attributes_wait = True
+        async with trio.open_nursery() as calls:
+            calls.start_soon(node.open, inode)
+            with trio.fail_after(LIMIT_S):
+                await filesystem.asked.wait()
+            assert filesystem.open_inodes == [inode]
+            calls.cancel_scope.cancel()
+        assert filesystem.open_inodes == []
