@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from tests.unit.rpc.conftest import ECHO, SLOW, Server, unix_address
-from wormfs.core.errors import DeadlineError, UnavailableError
-from wormfs.rpc.grpc_client import GrpcClient
+from wormfs.core.errors import UnavailableError, WormError
+from wormfs.rpc.grpc_client import GrpcClient, call
 from wormfs.rpc.grpc_server import serve_grpc
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.stream_client import open_connection
@@ -19,7 +19,6 @@ from wormfs.rpc.v1 import filesystem_pb2
 pytestmark = pytest.mark.timeout(30)
 
 LIMIT_S = 10.0
-SHORT_S = 0.2
 
 
 class Handlers:
@@ -87,18 +86,21 @@ async def test_grpc_serves_on(failure: Exception, caplog: pytest.LogCaptureFixtu
     """One call's end does not take the server."""
     handlers = Handlers(failure)
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_grpc, handlers.registry, "127.0.0.1:0", grace_s=0.2)
-        address = await nursery.start(serve)
+        address = await nursery.start(partial(serve_grpc, handlers.registry, "127.0.0.1:0", grace_s=0.2))
 
-        def ask() -> int:
-            with GrpcClient(address) as client:
-                with pytest.raises(DeadlineError):
-                    client.call(SLOW, filesystem_pb2.ReadLinkRequest(inode=1), timeout_s=SHORT_S)
-                return client.call(ECHO, filesystem_pb2.GetAttrRequest(inode=5), timeout_s=LIMIT_S).sequence
+        def wait_for_reply(client: GrpcClient) -> None:
+            with pytest.raises(WormError):
+                client.call(SLOW, filesystem_pb2.ReadLinkRequest(inode=1), timeout_s=LIMIT_S)
 
         with trio.fail_after(LIMIT_S):
-            assert await trio.to_thread.run_sync(ask) == 5
-            await handlers.cleaned_up.wait()
+            async with trio.open_nursery() as calls:
+                with GrpcClient(address) as client:
+                    calls.start_soon(trio.to_thread.run_sync, wait_for_reply, client)
+                    await handlers.entered.wait()
+                await handlers.cleaned_up.wait()
+            echo = filesystem_pb2.GetAttrRequest(inode=5)
+            reply = await trio.to_thread.run_sync(call, address, ECHO, echo, LIMIT_S)
+            assert reply.sequence == 5
         nursery.cancel_scope.cancel()
     assert ("a bug in the clean-up" in caplog.text) == isinstance(failure, RuntimeError)
 

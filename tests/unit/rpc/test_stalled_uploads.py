@@ -17,8 +17,8 @@ from wormfs.rpc.v1 import filesystem_pb2
 pytestmark = pytest.mark.timeout(30)
 
 UPLOADS = 64
-LIMIT_S = 15.0
-ANSWER_S = 2.0
+LIMIT_S = 20.0
+ANSWER_S = 5.0
 
 
 class Uploads:
