@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -80,6 +81,55 @@ def test_damaged_chunks_give_right_bytes_or_eio(
         timeout_s=90,
     )
     assert refused < rounds(2, 60) * len(known.digests)
+
+
+def test_readers_meet_damage_as_it_comes(cluster: ClusterFactory, rounds: Callable[[int, int], int]) -> None:
+    """Chunks are damaged, and made whole again, under three programs that read all the time."""
+    random = Random(13)
+    one = cluster(nodes=1, disks=6, policy="4+2")
+    mount = one.mount()
+    known = KnownFiles.write(mount, random, {SHORT_BYTES: 10, LONG_BYTES: 1})
+    wrong: list[str] = []
+    reads = [0, 0, 0]
+    stop = threading.Event()
+
+    def read_on(reader: int) -> None:
+        order, chance = list(known.digests.items()), Random(reader)
+        while not stop.is_set():
+            chance.shuffle(order)
+            for path, expected in order:
+                try:
+                    if digest(path) != expected:
+                        wrong.append(f"wrong bytes in {path.name}")
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        wrong.append(f"{path.name}: {error}")
+                reads[reader] += 1
+
+    def read_more() -> None:
+        drop_caches()
+        goals = [count + len(known.digests) for count in reads]
+        wait_until(lambda: all(count >= goal for count, goal in zip(reads, goals, strict=True)), "reads", 60)
+
+    readers = [threading.Thread(target=read_on, args=(number,)) for number in range(len(reads))]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(rounds(2, 30)):
+            files = chunk_files(one, 6)
+            chosen = random.sample(files, k=min(len(files), 12))
+            originals = {path: original for path in chosen if (original := damage(path, random))}
+            read_more()
+            for path, data in originals.items():
+                overwrite(path, data)
+            read_more()
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(60)
+    assert wrong == []
+    one.remount(mount)
+    known.check()
 
 
 def test_a_lightly_damaged_file_reads_right(cluster: ClusterFactory) -> None:

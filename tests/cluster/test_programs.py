@@ -243,6 +243,7 @@ def described(folder: Path) -> dict[str, object]:
     }
 
 
+@pytest.mark.unsampled
 def test_rsync_finds_no_difference(place: Place, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree", 300, Random(1))
     target = place.one / "rsync"

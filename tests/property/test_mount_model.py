@@ -174,6 +174,7 @@ class MountModel(RuleBasedStateMachine):
         self.both(
             lambda root: os.rename(os.path.join(root, folder, name), os.path.join(root, to_folder, to_name))
         )
+        self.read_whole(to_folder, to_name)
 
     @rule(folder=DIRS, to_folder=DIRS)
     def rename_directory(self, folder: bytes, to_folder: bytes) -> None:
@@ -234,6 +235,7 @@ class MountModel(RuleBasedStateMachine):
     def write_held(self, which: int, offset: int, length: int, seed: int) -> None:
         self.on_open(which, lambda fd: os.pwrite(fd, pattern(seed, length), offset))
         self.on_open(which, lambda fd: (os.fstat(fd).st_size, os.fstat(fd).st_nlink))
+        self.on_open(which, whole_of)
 
     @rule(which=st.integers(0, 3), offset=OFFSETS, length=LENGTHS)
     def read_held(self, which: int, offset: int, length: int) -> None:
@@ -242,10 +244,15 @@ class MountModel(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), size=SIZES)
     def truncate_held(self, which: int, size: int) -> None:
         self.on_open(which, lambda fd: os.ftruncate(fd, size))
+        self.on_open(which, whole_of)
 
     @rule(which=st.integers(0, 3))
     def fsync_held(self, which: int) -> None:
         self.on_open(which, os.fsync)
+
+
+def whole_of(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 @contextmanager
