@@ -14,7 +14,7 @@ import trio
 from wormfs.client.buffers import BytesPool
 from wormfs.client.entries import Entry, KernelCache
 from wormfs.client.file_reader import FileReader
-from wormfs.client.file_writer import FileWriter
+from wormfs.client.file_writer import MAP_TRIES, FileWriter
 from wormfs.client.inode_state import InodeState
 from wormfs.client.known_directories import KnownDirectories
 from wormfs.client.options import ClientOptions
@@ -35,7 +35,6 @@ REMEMBERED_CHANGES = 100_000
 LOST = "changes that a failed master had answered are lost; the log says how many"
 LOST_MAX = 10_000
 MAP_UNTRUSTED_TRIES = 3
-MAP_TRIES = 16
 FLUSH_AGAIN_S = 0.05
 """Before bytes whose write lease was lost on the way are committed again."""
 

@@ -186,10 +186,11 @@ class OpenFiles(LeasedStates):
         attempts = self.session.attempts
         if state.map_version != entered:
             return True
-        unknown = {disk for stripe in state.stripes.values() for disk in stripe.disks} - self.peers.disks
+        disks = {disk for stripe in state.stripes.values() for disk in stripe.disks}
+        unknown = {disk for disk in disks if not self.peers.knows_disk(disk)}
         if unknown:
             await self.peers.refresh()
-            if unknown & self.peers.disks:  # they joined a moment ago
+            if any(map(self.peers.knows_disk, unknown)):  # they joined a moment ago
                 return True
         before = {index: stripe.stripe_id for index, stripe in state.stripes.items()}
         state.fresh = False

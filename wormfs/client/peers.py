@@ -139,11 +139,6 @@ class PeerTable:
         """Whether the map names the disk."""
         return disk in self._nodes_by_disk
 
-    @property
-    def disks(self) -> frozenset[int]:
-        """All that the map names."""
-        return frozenset(self._nodes_by_disk)
-
     def master_addresses(self) -> list[str]:
         """Addresses of the master the map names; empty when it names none."""
         return addresses_of_master(self.map, self._own_machine_id)

@@ -143,8 +143,8 @@ class LeaseTable:
             return None
         session.expires_s = now_s + self.lease_s
         # Others may have changed since what a lapsed session held: it claims nothing.
-        claimed = set() if number in self.lapsed else set(writes)
         lapsed = number in self.lapsed
+        claimed = set() if lapsed else set(writes)
         if lapsed:
             self.lapsed.discard(number)
             session.lapsed_s = math.inf
@@ -402,12 +402,11 @@ class LeaseTable:
 
     def owed_to(self, number: int, inodes: Iterable[int]) -> set[int]:
         """Unanswered recalls of `inodes` by sessions other than `number`."""
-        return {
-            key
-            for inode in inodes
-            for key in self.recalls_of.get(inode, ())
-            if self.recalls[key].session != number
-        }
+        return self._of_others(number, self.recalls_of, inodes)
+
+    def _of_others(self, number: int, recalls: dict[int, set[int]], inodes: Iterable[int]) -> set[int]:
+        found: set[int] = set().union(*(recalls.get(inode, ()) for inode in inodes))
+        return {key for key in found if self.recalls[key].session != number}
 
     def untold_to(self, number: int, inodes: Iterable[int]) -> set[int]:
         """Recalls by others to wait for before `number` is told of these inodes.
@@ -416,12 +415,7 @@ class LeaseTable:
         who then looks into that cache.
         """
         inodes = tuple(inodes)
-        return self.owed_to(number, inodes) | {
-            key
-            for inode in inodes
-            for key in self._untold.get(inode, ())
-            if self.recalls[key].session != number
-        }
+        return self.owed_to(number, inodes) | self._of_others(number, self._untold, inodes)
 
     def owed_for(self, cause: tuple[int, int]) -> set[int]:
         """Unanswered recalls that this (session, operation) caused: a retry waits for them."""

@@ -29,6 +29,8 @@ from wormfs.rpc.v1 import replication_pb2
 ENTRY_MAX_BYTES = 1 << 20
 BATCH_MAX_BYTES = 1 << 20
 """One request's worth: etcd's own default takes requests of 1.5 MiB."""
+PAGE_BATCHES = 8
+"""Batches read at once: with the framing of their entries a reply must fit 16 MiB."""
 RETRY_S = 0.1
 APPEND_TIMEOUT_S = 1.0
 """One try. What a member had passed on to a leader that died is never answered; it is sent again."""

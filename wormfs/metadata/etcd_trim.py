@@ -14,6 +14,7 @@ import trio
 
 from wormfs.core.errors import UnavailableError, WormError
 from wormfs.metadata.etcd_keys import EtcdKeys
+from wormfs.metadata.etcd_log import PAGE_BATCHES
 from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.replica import read_floor
 from wormfs.metadata.replica_table import ReplicaTable
@@ -25,7 +26,6 @@ ROUND_S = 1.0
 COMPACT_S = 30.0
 BATCHES_AT_ONCE = 2_000
 """Keys deleted in one transaction: etcd answers nobody else meanwhile."""
-_PAGE_BATCHES = 8  # as replica.py
 log = logging.getLogger(__name__)
 
 
@@ -111,7 +111,7 @@ class LogTrimmer:
         """Learn what is in etcd already; to be called once."""
         after = self._keys.log
         while True:
-            page = await self._client.range(after, prefix_end(self._keys.log), limit=_PAGE_BATCHES)
+            page = await self._client.range(after, prefix_end(self._keys.log), limit=PAGE_BATCHES)
             for kv in page.kvs:
                 self._sizes[int(kv.key.removeprefix(self._keys.log), 16)] = len(kv.value)
                 after = kv.key + b"\0"

@@ -24,7 +24,7 @@ from wormfs.core.errors import (
 from wormfs.metadata import members as files
 from wormfs.metadata.embedded_log import SEGMENT_BYTES, EmbeddedLog
 from wormfs.metadata.etcd_keys import EtcdKeys
-from wormfs.metadata.etcd_log import EtcdLog
+from wormfs.metadata.etcd_log import PAGE_BATCHES, EtcdLog
 from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.machine import Machine
@@ -36,7 +36,6 @@ from wormfs.rpc.v1 import replication_pb2
 
 REPLICA_COPIES = 2
 """Disks of a node that hold its replica: other nodes have theirs."""
-_PAGE_BATCHES = 8  # of a MiB and the framing of its entries: a reply must fit 16 MiB
 
 
 class TrimmedError(DataLossError):
@@ -153,9 +152,7 @@ class Replica:
         Raises TrimmedError when etcd has trimmed what is missing here, DataLossError, UnavailableError.
         """
         while True:
-            page = await client.range(
-                keys.batch(self.sequence + 1), prefix_end(keys.log), limit=_PAGE_BATCHES
-            )
+            page = await client.range(keys.batch(self.sequence + 1), prefix_end(keys.log), limit=PAGE_BATCHES)
             try:
                 for found in page.kvs:
                     self.apply_batch(found.value)

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from wormfs.metadata import etcd_trim, replica
 from wormfs.metadata.etcd_keys import EtcdKeys
-from wormfs.metadata.etcd_log import ENTRY_MAX_BYTES, EtcdLog
+from wormfs.metadata.etcd_log import ENTRY_MAX_BYTES, PAGE_BATCHES, EtcdLog
 from wormfs.rpc import etcd_channel
 from wormfs.rpc.v1 import etcd_pb2, replication_pb2
 
@@ -26,7 +25,7 @@ def test_a_page_of_full_batches_fits_a_message(entry_bytes: int) -> None:
     assert len(batch) < log.last_sequence  # it is full
     value = replication_pb2.LogBatch(first_sequence=1, entries=[record.payload for record in batch])
     page = etcd_pb2.EtcdRangeReply()
-    for _ in range(max(replica._PAGE_BATCHES, etcd_trim._PAGE_BATCHES)):
+    for _ in range(PAGE_BATCHES):
         page.kvs.add(key=keys.batch(1), value=value.SerializeToString())
     size_bytes = page.ByteSize()
     assert size_bytes < etcd_channel._MESSAGE_MAX_BYTES

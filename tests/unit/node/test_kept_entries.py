@@ -66,18 +66,25 @@ async def mounts(served: Served) -> AsyncIterator[tuple[Mount, Mount]]:
         yield mine, other
 
 
+@asynccontextmanager
+async def waiting_for(mount: Mount, name: bytes) -> AsyncIterator[list[types_pb2.Attributes]]:
+    """The name is looked up, and not answered before the block; it is when the block has ended."""
+    seen: list[types_pb2.Attributes] = []
+    async with trio.open_nursery() as nursery:
+
+        async def look() -> None:
+            seen.append(await mount.lookup(name))
+
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not seen
+        yield seen
+
+
 async def test_others_wait_until_the_entries_are_there(kept: Kept) -> None:
     async with serving(kept.folder) as served, mounts(served) as (mine, other):
         await resume(other, OTHER)
-        seen: list[types_pb2.Attributes] = []
-        async with trio.open_nursery() as nursery:
-
-            async def look() -> None:
-                seen.append(await other.lookup(b"two"))
-
-            nursery.start_soon(look)
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert not seen
+        async with waiting_for(other, b"two") as seen:
             assert not (await resume(mine, MINE, kept.entries)).entries_lost
         assert seen == [kept.told[1]]
 
@@ -111,15 +118,7 @@ async def test_a_late_resume_of_an_older_connection_costs_no_entries(kept: Kept)
         await resume(other, OTHER)
         async with served.mount(session=False) as late:
             assert not (await resume(late, MINE, given_up=True, attempt=1)).entries_lost
-        seen: list[types_pb2.Attributes] = []
-        async with trio.open_nursery() as nursery:
-
-            async def look() -> None:
-                seen.append(await other.lookup(b"two"))
-
-            nursery.start_soon(look)
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert not seen
+        async with waiting_for(other, b"two") as seen:
             assert not (await resume(mine, MINE, kept.entries, attempt=2)).entries_lost
         assert seen == [kept.told[1]]
 
