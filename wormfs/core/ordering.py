@@ -34,7 +34,7 @@ INDEPENDENT = (
 """What a new master may log before it serves: no command of another session depends on it, nor it on one."""
 
 
-EARLY_MAX_ENTRIES = 512
+EARLY_MAX_ENTRIES = 1024
 """So many entries may be on their way while a session is answered early, each making one inode at most."""
 SKIPPED_INODES = 1 << 16  # also what a log that syncs every 0.5 s may lose in a power cut
 SKIPPED_STRIPES = 1 << 16

@@ -249,15 +249,43 @@ class EmbeddedLog:
 
     def append(self, sequence: int, payload: bytes, session: int = 0) -> None:
         """Append the next entry to every copy."""
-        if sequence != self.last_sequence + 1:
-            raise InvalidError(f"entry {sequence} cannot follow {self.last_sequence}")
-        data = pack_record(sequence, self.durable_sequence, payload)
+        self.append_all([LogRecord(sequence, payload)])
+
+    def append_all(self, records: Sequence[LogRecord]) -> None:
+        """Append the next entries, in one write to each copy unless a segment ends between them.
+
+        Raises as append(); those before the segment's end may be there then.
+        """
+        run: list[bytes] = []
+        run_bytes = 0
+        for record in records:
+            if record.sequence != self.last_sequence + len(run) + 1:
+                raise InvalidError(f"entry {record.sequence} cannot follow {self.last_sequence + len(run)}")
+            data = pack_record(record.sequence, self.durable_sequence, record.payload)
+            if not self._fits(run_bytes + len(data)):
+                if run:
+                    self._write(run)
+                    run, run_bytes = [], 0
+                if not self._fits(len(data)):
+                    self._need_members()
+                    self._rotate(record.sequence)
+            run.append(data)
+            run_bytes += len(data)
+        if run:
+            self._write(run)
+
+    def _fits(self, length_bytes: int) -> bool:
+        """Whether the open segment takes so much; an empty one takes any single entry."""
+        segment = self._members[0].segment if self._members else None
+        return segment is not None and (
+            segment.used_bytes + length_bytes <= self._segment_bytes
+            or segment.used_bytes <= SEGMENT_HEADER_BYTES
+        )
+
+    def _write(self, run: Sequence[bytes]) -> None:
+        """Write packed records at the end of every copy, in the open segments."""
+        data = b"".join(run)
         self._need_members()
-        first = self._members[0].segment
-        if first is None or (
-            first.used_bytes + len(data) > self._segment_bytes and first.used_bytes > SEGMENT_HEADER_BYTES
-        ):
-            self._rotate(sequence)
         failed: list[Member] = []
         reason: OSError | None = None
         for member in self._members:
@@ -272,7 +300,7 @@ class EmbeddedLog:
             self._append_failed(failed, reason)
         for member in self._members:
             member.advance(len(data))
-        self.last_sequence = sequence
+        self.last_sequence += len(run)
         self.log_bytes += len(data)
         if self._appended.statistics().tasks_waiting:
             self._appended.set()

@@ -37,7 +37,10 @@ APPEND_TIMEOUT_S = 1.0
 LINGER_S = 0.05
 """Entries nobody waits for are carried together after this long: each transaction costs every server."""
 EARLY_MAX_BYTES = ENTRY_MAX_BYTES - 4096  # what is ordered anew is a little longer, and must fit
-"""With more bytes, or EARLY_MAX_ENTRIES, on their way, answers wait: little hangs on a client's life."""
+"""With more bytes, or EARLY_MAX_ENTRIES, on their way, answers wait: little hangs on a client's life.
+
+With half of it not sent yet, the next transaction begins at once, before answers have to wait.
+"""
 log = logging.getLogger(__name__)
 
 
@@ -62,6 +65,8 @@ class EtcdLog:
         self._sessions: list[int] = []  # of each pending entry
         self._pending_of: Counter[int] = Counter()  # how many of each session, see EventLog.append
         self._pending_bytes = 0
+        self._unsent = 0  # pending entries that are in no transaction yet, and their bytes
+        self._unsent_bytes = 0
         self._waiting = 0  # tasks that wait for entries to be in etcd
         self._wanted = trio.Event()
         self._committed = local.last_sequence
@@ -104,8 +109,10 @@ class EtcdLog:
         self._sessions.append(session)
         self._pending_of[session] += 1
         self._pending_bytes += len(payload)
-        if len(self._pending) * 4 > EARLY_MAX_ENTRIES or self._pending_bytes * 4 > EARLY_MAX_BYTES:
-            self._wanted.set()  # before answers have to wait
+        self._unsent += 1
+        self._unsent_bytes += len(payload)
+        if self._unsent * 2 > EARLY_MAX_ENTRIES or self._unsent_bytes * 2 > EARLY_MAX_BYTES:
+            self._wanted.set()
 
     def give_up(self, reason: str) -> None:
         """End the mastership: this node cannot lead any more."""
@@ -218,11 +225,15 @@ class EtcdLog:
 
     def _next_batch(self) -> list[LogRecord]:
         size_bytes = 0
-        for count, record in enumerate(self._pending):
+        batch: list[LogRecord] = []
+        for record in self._pending:
+            if size_bytes + len(record.payload) > BATCH_MAX_BYTES and batch:
+                break
             size_bytes += len(record.payload)
-            if size_bytes > BATCH_MAX_BYTES and count:
-                return self._pending[:count]
-        return list(self._pending)
+            batch.append(record)
+        self._unsent = len(self._pending) - len(batch)
+        self._unsent_bytes = self._pending_bytes - size_bytes
+        return batch
 
     async def _commit(self, batch: list[LogRecord]) -> None:
         last = batch[-1].sequence
@@ -263,8 +274,7 @@ class EtcdLog:
         self._head = head
         self.batch_count += 1
         try:
-            for record in batch:
-                self._local.append(record.sequence, record.payload)
+            self._local.append_all(batch)
         except WormError as error:
             # They are in etcd and will be followed from there; this node cannot lead without its copy.
             self._mastership.end(f"its own copy of the log fails: {error.message}")

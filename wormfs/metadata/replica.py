@@ -108,21 +108,38 @@ class Replica:
                 self._resting.set()
             await self._installed.wait()  # only install() ends a keeper's run without a cancellation here
 
-    def apply(self, record: LogRecord) -> None:
-        """Take the next entry that etcd has; while there is no state it goes to the log only.
+    def apply_batch(self, value: bytes) -> None:
+        """Take what is new of a batch as etcd holds it. Raises as apply()."""
+        batch = replication_pb2.LogBatch.FromString(value)
+        self.apply_entries(batch.first_sequence, batch.entries)
 
-        Raises GapError when it is not the next one, DataLossError for one of a newer program,
-        UnavailableError when the log takes it on no disk.
+    def apply_entries(self, first_sequence: int, entries: Sequence[bytes]) -> None:
+        """Take what is new of committed entries. Raises as apply()."""
+        numbered = enumerate(entries, first_sequence)
+        self.apply([LogRecord(*entry) for entry in numbered if entry[0] > self.sequence])
+
+    def apply(self, records: Sequence[LogRecord]) -> None:
+        """Take the next entries that etcd has; while there is no state they go to the log only.
+
+        Raises GapError when they are not the next ones, DataLossError for one of a newer program,
+        UnavailableError when the log takes one on no disk.
         """
-        if record.sequence != self.sequence + 1:
-            raise GapError(f"entry {record.sequence} of the metadata log cannot follow {self.sequence}")
+        if records and records[0].sequence != self.sequence + 1:
+            raise GapError(f"entry {records[0].sequence} of the metadata log cannot follow {self.sequence}")
         try:
-            self.log.append(record.sequence, record.payload)
+            self.log.append_all(records)
         except NoSpaceError as error:
             raise UnavailableError(f"{error.message}; this replica goes on when there is space") from error
-        if self.keeper.is_lost:
-            return
+        finally:  # what the log took is applied, also when it has no room for the rest
+            for record in records:
+                if record.sequence <= self.sequence and not self.keeper.is_lost:
+                    self._apply(record)
+
+    def _apply(self, record: LogRecord) -> None:
+        """Apply an entry that is in the log, unless the state was made anew with it."""
         state = self.keeper.state
+        if record.sequence <= state.applied:
+            return
         try:
             apply_record(state, record)
         except DataLossError as error:
@@ -134,17 +151,6 @@ class Replica:
             # The entry is in the log, and applied with it; without room for a state, later.
             with suppress(UnavailableError):
                 self.keeper.rebuild_state(str(error))
-
-    def apply_batch(self, value: bytes) -> None:
-        """Take what is new of a batch as etcd holds it. Raises as apply()."""
-        batch = replication_pb2.LogBatch.FromString(value)
-        self.apply_entries(batch.first_sequence, batch.entries)
-
-    def apply_entries(self, first_sequence: int, entries: Sequence[bytes]) -> None:
-        """Take what is new of committed entries. Raises as apply()."""
-        for sequence, payload in enumerate(entries, first_sequence):
-            if sequence > self.sequence:
-                self.apply(LogRecord(sequence, payload))
 
     async def catch_up(self, client: EtcdClient, keys: EtcdKeys) -> int:
         """Apply all that etcd has behind this replica; answers the etcd revision up to which it did.

@@ -158,9 +158,15 @@ class SqliteState:
         if len(self._inodes) > INODES_CACHED:
             self._inodes.clear()
         if self._new_replies:
+            floors = self._sessions
             self.connection.executemany(
                 "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",
-                [(*key, reply) for key, reply in self._new_replies.items()],
+                # Most are acknowledged by now, and need not be remembered at all.
+                [
+                    (session, operation, reply)
+                    for (session, operation), reply in self._new_replies.items()
+                    if operation > floors.get(session, 0)
+                ],
             )
             self._new_replies.clear()
         if self._session_dirty:

@@ -44,9 +44,9 @@ def disk(tmp_path: Path) -> Path:
     replica = Replica.open([made])
     formed = event_pb2.LogEntry(sequence=1, epoch=1, time_ns=1)
     formed.events.append(event_message(ev.ClusterFormed("own", "c", Policy(2, 1, 65536))))
-    replica.apply(LogRecord(1, formed.SerializeToString()))
+    replica.apply([LogRecord(1, formed.SerializeToString())])
     for sequence in range(2, LAST + 1):
-        replica.apply(record(sequence))
+        replica.apply([record(sequence)])
     replica.close()
     return made
 
@@ -99,7 +99,7 @@ def role_of(replica: Replica, *cluster_ids: str) -> ReplicaRole:
 def test_it_follows_on(lost: Replica) -> None:
     role_of(lost, "own", "")._check_cluster()  # the follower asks for it before each stream
     for sequence in range(LAST + 1, LAST + 3):
-        lost.apply(record(sequence))
+        lost.apply([record(sequence)])
     assert lost.sequence == LAST + 2
 
 
