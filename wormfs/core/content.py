@@ -107,9 +107,8 @@ def plan_write(view: StateView, before: Inode, event: FileWritten, at: At) -> Co
         index = extent.offset_bytes // size
         edit = edits.get(index)
         if edit is None:
-            spans = (
-                () if index in wiped else view.extent_spans(before.inode, index * size, (index + 1) * size)
-            )
+            empty = not before.allocated_bytes or index in wiped  # a new file's first write looks for none
+            spans = () if empty else view.extent_spans(before.inode, index * size, (index + 1) * size)
             edit = edits[index] = _RangeEdit(view, before.inode, spans)
         edit.lay(extent.offset_bytes, extent.data)
     put: list[Extent] = []

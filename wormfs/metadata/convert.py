@@ -85,10 +85,14 @@ def policy_record(message: types_pb2.Policy) -> Policy:
     return Policy(message.k, message.m, message.chunk_size_bytes, Codec(message.codec))
 
 
-_TO_MESSAGE: dict[str, Callable[[Any], Any]] = {
-    "policy": policy_message,
-    "stripes": lambda stripes: [stripe_message(stripe) for stripe in stripes],
-    "extents": extent_messages,
+_FILL: dict[str, Callable[[Any, Any], object]] = {
+    "policy": lambda message, policy: message.CopyFrom(policy_message(policy)),
+    "stripes": lambda messages, stripes: messages.extend([stripe_message(stripe) for stripe in stripes]),
+    "extents": lambda messages, extents: [
+        messages.add(offset_bytes=offset, data=data) for offset, data in extents
+    ],
+    "addresses": lambda messages, addresses: messages.extend(addresses),
+    "stripe_ids": lambda messages, stripe_ids: messages.extend(stripe_ids),
 }
 _TO_RECORD: dict[str, Callable[[Any], Any]] = {
     "policy": policy_record,
@@ -105,10 +109,10 @@ class _Shape(NamedTuple):
 
     kind: str  # the field of Event's oneof
     event: type[Any]
-    message: type[Any]
     names: tuple[str, ...]
     get: Callable[[Any], tuple[Any, ...]]
-    nested: tuple[str, ...]
+    to_record: tuple[tuple[int, Callable[[Any], Any]], ...]  # of fields that are no plain values, by place
+    optional: tuple[tuple[int, str], ...]
 
 
 def _shape(event: type[Any]) -> _Shape:
@@ -116,8 +120,9 @@ def _shape(event: type[Any]) -> _Shape:
     kind = "".join("_" + letter.lower() if letter.isupper() else letter for letter in event.__name__)[1:]
     getter = attrgetter(*names)
     get = getter if len(names) > 1 else (lambda value: (getter(value),))
-    nested = tuple(name for name in names if name in _TO_RECORD)
-    return _Shape(kind, event, getattr(event_pb2, event.__name__), names, get, nested)
+    to_record = tuple((at, _TO_RECORD[name]) for at, name in enumerate(names) if name in _TO_RECORD)
+    optional = tuple((names.index(name), name) for name in _OPTIONAL.get(event, ()))
+    return _Shape(kind, event, names, get, to_record, optional)
 
 
 _SHAPES = {event: _shape(event) for event in ev.Event.__args__}
@@ -126,12 +131,23 @@ _BY_KIND = {shape.kind: shape for shape in _SHAPES.values()}
 
 def event_message(event: ev.Event) -> event_pb2.Event:
     """An event's log record."""
+    message = event_pb2.Event()
+    fill_event(message, event)
+    return message
+
+
+def fill_event(message: event_pb2.Event, event: ev.Event) -> None:
+    """Make an empty message an event's log record: where it is to stand, so that nothing is copied."""
     shape = _SHAPES[type(event)]
-    fields = dict(zip(shape.names, shape.get(event), strict=True))
-    for name in shape.nested:
-        if name in _TO_MESSAGE:
-            fields[name] = _TO_MESSAGE[name](fields[name])
-    return event_pb2.Event(**{shape.kind: shape.message(**fields)})
+    body = getattr(message, shape.kind)
+    body.SetInParent()
+    for name, value in zip(shape.names, shape.get(event), strict=True):
+        fill = _FILL.get(name)
+        if fill is not None:
+            if value:
+                fill(getattr(body, name), value)
+        elif value is not None:
+            setattr(body, name, value)
 
 
 def event_record(message: event_pb2.Event) -> ev.Event:
@@ -141,11 +157,11 @@ def event_record(message: event_pb2.Event) -> ev.Event:
         raise NewerProgramError("the log holds an event of a newer program: upgrade WormFS")
     shape = _BY_KIND[kind]
     body = getattr(message, kind)
-    values = dict(zip(shape.names, shape.get(body), strict=True))
-    for name in shape.nested:
-        values[name] = _TO_RECORD[name](values[name])
-    for name in _OPTIONAL.get(shape.event, ()):
+    values = list(shape.get(body))
+    for at, to_record in shape.to_record:
+        values[at] = to_record(values[at])
+    for at, name in shape.optional:
         if not body.HasField(name):
-            values[name] = None
-    event: ev.Event = shape.event(**values)
+            values[at] = None
+    event: ev.Event = shape.event(*values)
     return event

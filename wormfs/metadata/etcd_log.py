@@ -184,6 +184,8 @@ class EtcdLog:
     @asynccontextmanager
     async def settled(self) -> AsyncIterator[None]:
         """A moment when nothing is pending; the body must not switch."""
+        if self._unsent < len(self._pending) and not self._mastership.ended:
+            await self._moved.wait()  # for what is under way, before appends are held back
         self._held_back += 1
         try:
             while self._pending:

@@ -25,7 +25,8 @@ from wormfs.metadata.log_port import EventLog
 from wormfs.metadata.snapshots import Taken, take
 from wormfs.metadata.sqlite_state import SqliteState
 
-COMMIT_INTERVAL_S = 0.5
+COMMIT_INTERVAL_S = 1.0
+"""With etcd each commit holds a master's commands back until what is on its way is there."""
 SYNC_INTERVAL_S = 0.5
 CARE_INTERVAL_S = 1.0
 SNAPSHOT_LOG_BYTES = 64 << 20

@@ -56,7 +56,7 @@ from wormfs.core.writing import (
 from wormfs.metadata import checks
 from wormfs.metadata.convert import (
     attributes_message,
-    event_message,
+    fill_event,
     policy_message,
     stripe_message,
 )
@@ -711,12 +711,9 @@ class Machine:
     def _append(
         self, decision: Decision, at: At, caller: types_pb2.Caller | None, reply: Message | None
     ) -> None:
-        entry = event_pb2.LogEntry(
-            sequence=at.sequence,
-            epoch=self.epoch,
-            time_ns=at.time_ns,
-            events=[event_message(event) for event in decision.events],
-        )
+        entry = event_pb2.LogEntry(sequence=at.sequence, epoch=self.epoch, time_ns=at.time_ns)
+        for event in decision.events:
+            fill_event(entry.events.add(), event)
         remember = caller is not None and reply is not None and caller.session_id and caller.operation
         packed = b""
         if remember and caller is not None and reply is not None:

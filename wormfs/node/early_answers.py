@@ -1,6 +1,7 @@
 """Answers that leave before what they tell is settled; sessions keep the entries (docs/many-servers.md)."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from wormfs.core.errors import UnavailableError
@@ -36,6 +37,17 @@ def confirming(machine: Machine, handler: Any, early: EarlyAnswer | None = None)
     return confirmed
 
 
+class _Keeper:
+    """A session on the connection where it keeps entries."""
+
+    __slots__ = ("pushed", "pushing", "told")
+
+    def __init__(self) -> None:
+        self.pushed = 0  # the last entry pushed there
+        self.told = 0  # the last entry that an early answer may tell of; behind it others' may come
+        self.pushing = False  # a push waits in the queue: it will take all that is told when it is sent
+
+
 class EarlyAnswers:
     """Which sessions may be answered early, and what they were handed for it."""
 
@@ -43,15 +55,15 @@ class EarlyAnswers:
         """`connections`: where each session lives now."""
         self._machine = machine
         self._connections = connections
-        self._pushed: dict[int, int] = {}  # by session: the last entry pushed on its connection
+        self._keepers: dict[int, _Keeper] = {}  # by session
 
     def begin(self, session: int) -> None:
         """It was opened or resumed on a new connection, and keeps entries."""
-        self._pushed[session] = 0
+        self._keepers[session] = _Keeper()
 
     def end(self, session: int) -> None:
         """It keeps none, or is gone."""
-        self._pushed.pop(session, None)
+        self._keepers.pop(session, None)
 
     def answers(self, context: RequestContext, request: Any) -> bool:
         """Whether the answer may leave before its entries are settled; hands them to the session then.
@@ -60,24 +72,31 @@ class EarlyAnswers:
         number must not be given away twice.
         """
         session = request.session_id if type(request) in _OF_SESSION else request.caller.session_id
-        kept_sequence = self._pushed.get(session)
+        keeper = self._keepers.get(session)
         connection = context.connection
-        if kept_sequence is None or connection is None or self._connections.get(session) is not connection:
+        if keeper is None or connection is None or self._connections.get(session) is not connection:
             return False
         if not self._machine.answers_early(session):
             return False
-        entries = self._machine.unsettled(kept_sequence)
+        entries = self._machine.unsettled(keeper.pushed)
         if entries:
-            try:
-                connection.push(
-                    metadata_pb2.KeepEntries(
-                        settled_sequence=self._machine.settled_sequence,
-                        first_sequence=entries[0].sequence,
-                        entries=[each.payload for each in entries],
-                    ),
-                    now=False,
-                )
-            except UnavailableError:
-                return False  # it does not read: the answer waits, and they are pushed with a later one
-            self._pushed[session] = entries[-1].sequence
+            if not keeper.pushing:  # one push for all answers that leave together, ahead of them
+                try:
+                    connection.push_unmade(partial(self._entries, keeper))
+                except UnavailableError:
+                    return False  # it does not read: the answer waits, and they are pushed with a later one
+                keeper.pushing = True
+            keeper.told = entries[-1].sequence
         return True
+
+    def _entries(self, keeper: _Keeper) -> metadata_pb2.KeepEntries:
+        """What was told of, is unsettled and was not pushed yet; none, when etcd has it all by now."""
+        keeper.pushing = False
+        settled = self._machine.settled_sequence
+        entries = [each for each in self._machine.unsettled(keeper.pushed) if each.sequence <= keeper.told]
+        keeper.pushed = keeper.told
+        return metadata_pb2.KeepEntries(
+            settled_sequence=settled,
+            first_sequence=entries[0].sequence if entries else settled + 1,
+            entries=[each.payload for each in entries],
+        )

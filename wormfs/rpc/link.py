@@ -68,6 +68,15 @@ class DataSink:
         self._views.clear()
 
 
+class Unmade:
+    """A frame in the send queue that is made when it is sent."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self.make = make
+
+
 class Outgoing:
     """A frame with raw data in the send queue; the buffers belong to its maker until it is done."""
 
@@ -97,7 +106,8 @@ class FrameLink:
         self._end = 0
         self._wanted_bytes = HEADER_BYTES
         self._drained = False  # the last receive emptied the socket
-        self._queue: deque[bytes | Outgoing] = deque()
+        self._queue: deque[bytes | Outgoing | Unmade] = deque()
+        self._unmade = 0  # of those in the queue
         self.queued_bytes = 0
         self._writer: trio.lowlevel.Task | None = None  # parked
         self._room: trio.Event | None = None
@@ -222,6 +232,12 @@ class FrameLink:
         self.queued_bytes += len(frame)
         self._queue.append(frame)
 
+    def enqueue_unmade(self, make: Callable[[], bytes]) -> None:
+        """As `enqueue`, of a frame that is to be made as late as can be; `make` must not raise."""
+        self._check()
+        self._queue.append(Unmade(make))
+        self._unmade += 1
+
     def send_data(
         self, frame: bytes, data: Sequence[Buffer], release: Callable[[], None] | None = None
     ) -> Outgoing:
@@ -266,6 +282,8 @@ class FrameLink:
 
         Never raises: a broken connection is noted in `lost`, and the receiving task learns of it.
         """
+        if self._unmade:
+            self._make_frames()
         budget = _GATHER_MAX_BYTES
         while self._queue and budget > 0:
             buffers = self._gather()
@@ -280,6 +298,13 @@ class FrameLink:
             self._sent(sent)
         return not self._queue
 
+    def _make_frames(self) -> None:
+        for at, entry in enumerate(self._queue):
+            if isinstance(entry, Unmade):
+                frame = self._queue[at] = entry.make()
+                self.queued_bytes += len(frame)
+        self._unmade = 0
+
     def _gather(self) -> list[Buffer]:
         buffers: list[Buffer] = []
         total = 0
@@ -287,7 +312,7 @@ class FrameLink:
             if isinstance(entry, bytes):
                 buffers.append(entry)
                 total += len(entry)
-            else:
+            elif isinstance(entry, Outgoing):
                 buffers.extend(entry.buffers)
                 total += sum(map(len, entry.buffers))
             if len(buffers) >= _GATHER_MAX_BUFFERS or total >= _GATHER_MAX_BYTES:
@@ -307,6 +332,8 @@ class FrameLink:
                 count -= len(head)
                 queue.popleft()
                 continue
+            if not isinstance(head, Outgoing):
+                raise TypeError("a frame was sent before it was made")
             head.started = True
             taken = 0
             for buffer in head.buffers:
@@ -364,7 +391,7 @@ class FrameLink:
         if self.lost is None:
             self.lost = lost
         queue, self._queue = self._queue, deque()
-        self.queued_bytes = 0
+        self.queued_bytes = self._unmade = 0
         if self._room is not None:
             self._room.set()
             self._room = None

@@ -88,6 +88,11 @@ class _Reply:
             answer.release()
 
 
+def _push_frame(message: Message) -> bytes:
+    number = number_of(message.DESCRIPTOR.full_name)
+    return pack_frame(KIND_PUSH, number, 0, 0, message.SerializeToString(), 0)
+
+
 class ServerConnection:
     """One client. `state` is free for the node; `closed` is set when the client is gone."""
 
@@ -105,21 +110,22 @@ class ServerConnection:
         self._nursery: trio.Nursery | None = None
         self._turn_began = 0.0
 
-    def push(self, message: Message, *, now: bool = True) -> None:
+    def push(self, message: Message) -> None:
         """Send a message the client did not ask for; it arrives before any later reply.
-
-        `now`: at once, else together with the next reply.
 
         Raises UnavailableError when the connection is gone or its client has stopped reading.
         """
+        self._check_open()
+        self._link.send(_push_frame(message), now=True)
+
+    def push_unmade(self, make: Callable[[], Message]) -> None:
+        """As push, together with the next reply and made only then; `make` must not raise."""
+        self._check_open()
+        self._link.enqueue_unmade(lambda: _push_frame(make()))
+
+    def _check_open(self) -> None:
         if self.closed.is_set():
             raise UnavailableError(f"{self.peer} is gone")
-        number = number_of(message.DESCRIPTOR.full_name)
-        frame = pack_frame(KIND_PUSH, number, 0, 0, message.SerializeToString(), 0)
-        if now:
-            self._link.send(frame, now=True)
-        else:
-            self._link.enqueue(frame)
 
     async def run(self) -> None:
         """Serve the client until it goes or breaks the protocol."""

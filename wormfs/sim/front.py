@@ -37,13 +37,17 @@ class FarEnd:
         self._link = link
         self._pushed = pushed
 
-    def push(self, message: Message, *, now: bool = True) -> None:
+    def push(self, message: Message) -> None:
         """Send what was not asked for; it arrives before any later answer."""
         if self.closed.is_set():
             raise UnavailableError(f"{self.client} is gone")
         sent = type(message)()
         sent.CopyFrom(message)
         self._link.send_back(lambda: self._pushed(sent), what=type(message).__name__)
+
+    def push_unmade(self, make: Callable[[], Message]) -> None:
+        """As push: every answer here leaves by itself."""
+        self.push(make())
 
 
 async def serve_metadata(
