@@ -402,7 +402,7 @@ class EmbeddedLog:
     async def admit(self) -> None:
         """Nothing to wait for."""
 
-    async def confirm(self) -> None:
+    async def confirm(self, *, hurry: bool = True) -> None:
         """Nothing to wait for: what was appended is in the kernel's hands."""
 
     def answers_early(self, session: int) -> bool:

@@ -140,12 +140,15 @@ class EtcdLog:
         self._waiting += 1
         self._wanted.set()
         try:
-            while self._committed < sequence:
-                if self._mastership.ended:
-                    raise self._not_master()
-                await self._moved.wait()
+            await self._reach(sequence)
         finally:
             self._waiting -= 1
+
+    async def _reach(self, sequence: int) -> None:
+        while self._committed < sequence:
+            if self._mastership.ended:
+                raise self._not_master()
+            await self._moved.wait()
 
     # --- answering ----------------------------------------------------------------------------
 
@@ -154,12 +157,12 @@ class EtcdLog:
         while self._held_back:
             await self._open.wait()
 
-    async def confirm(self) -> None:
+    async def confirm(self, *, hurry: bool = True) -> None:
         """Return when what was seen so far may be told: all of it is in etcd, and we are still master.
 
         Raises NotMasterError.
         """
-        await self.wait_durable(self.last_sequence)
+        await (self.wait_durable if hurry else self._reach)(self.last_sequence)
         while not self._mastership.is_sure():
             if self._mastership.ended:
                 raise self._not_master()

@@ -53,8 +53,10 @@ class EventLog(Protocol):
     async def admit(self) -> None:
         """Wait until commands may be decided."""
 
-    async def confirm(self) -> None:
+    async def confirm(self, *, hurry: bool = True) -> None:
         """Return when a crash of this process takes nothing back that was appended so far.
+
+        `hurry`: without waiting for more entries that could go with them.
 
         Raises NotMasterError when this log's node is the master no more.
         """

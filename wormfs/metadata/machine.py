@@ -580,12 +580,12 @@ class Machine:
         """Wait until commands may be decided; before `execute` and its like."""
         await self._log.admit()
 
-    async def confirm(self) -> None:
+    async def confirm(self, *, hurry: bool = True) -> None:
         """Return when what was seen of the state so far may be told to others.
 
         Raises NotMasterError.
         """
-        await self._log.confirm()
+        await self._log.confirm(hurry=hurry)
 
     def answers_early(self, session_id: int) -> bool:
         """Whether what was seen so far may be told to a session that keeps the `unsettled` entries."""

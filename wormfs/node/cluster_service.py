@@ -76,7 +76,7 @@ class ClusterService:
             (m.CLUSTER_FORGET_DISK, self._forget_disk),
         )
         for method, handler in handlers:
-            registry.add(method, confirming(self._machine, handler))
+            registry.add(method, confirming(self._machine, handler, hurry=method is not m.CLUSTER_HEARTBEAT))
         registry.add(m.CLUSTER_FSCK, self._fsck)
 
     async def _get_map(

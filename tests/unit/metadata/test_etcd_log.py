@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.etcd_members import EtcdMembers
 from tests.unit.metadata.test_lost_state import bar, fail_writes, unbar
 from wormfs.core import errors as er
 from wormfs.core.types import Policy
+from wormfs.metadata import etcd_log
 from wormfs.metadata.election import Mastership, boot_time_s, campaign, current_leader
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import ENTRY_MAX_BYTES, EtcdLog
@@ -137,6 +140,23 @@ async def test_commands_that_come_together_are_one_transaction(nodes: list[Node]
         for number in range(100):
             make(machine, f"f{number}")
         await machine.confirm()
+        assert nodes[0].log.batch_count - before == 1
+
+
+async def test_upkeep_does_not_make_entries_leave_sooner(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_log, "LINGER_S", 5.0)
+    async with nodes[0].leading() as machine:
+        await machine.confirm()
+        before = nodes[0].log.batch_count
+        make(machine, "f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(machine.confirm, hurry=False))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert machine.durable_sequence < machine.sequence
+            make(machine, "g")
+            await machine.confirm()
         assert nodes[0].log.batch_count - before == 1
 
 
