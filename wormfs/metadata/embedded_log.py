@@ -262,25 +262,23 @@ class EmbeddedLog:
             if record.sequence != self.last_sequence + len(run) + 1:
                 raise InvalidError(f"entry {record.sequence} cannot follow {self.last_sequence + len(run)}")
             data = pack_record(record.sequence, self.durable_sequence, record.payload)
-            if not self._fits(run_bytes + len(data)):
-                if run:
-                    self._write(run)
-                    run, run_bytes = [], 0
-                if not self._fits(len(data)):
-                    self._need_members()
+            if run and run_bytes + len(data) > self._room_bytes():
+                self._write(run)
+                run, run_bytes = [], 0
+            if not run:
+                self._need_members()
+                # An entry longer than a segment has one to itself.
+                if len(data) > self._room_bytes() < self._segment_bytes - SEGMENT_HEADER_BYTES:
                     self._rotate(record.sequence)
             run.append(data)
             run_bytes += len(data)
         if run:
             self._write(run)
 
-    def _fits(self, length_bytes: int) -> bool:
-        """Whether the open segment takes so much; an empty one takes any single entry."""
-        segment = self._members[0].segment if self._members else None
-        return segment is not None and (
-            segment.used_bytes + length_bytes <= self._segment_bytes
-            or segment.used_bytes <= SEGMENT_HEADER_BYTES
-        )
+    def _room_bytes(self) -> int:
+        """What the open segments still take; negative behind an entry that was longer than one."""
+        segment = self._members[0].segment
+        return self._segment_bytes - segment.used_bytes if segment is not None else 0
 
     def _write(self, run: Sequence[bytes]) -> None:
         """Write packed records at the end of every copy, in the open segments."""

@@ -18,6 +18,7 @@ from wormfs.core.errors import (
 )
 from wormfs.metadata import members as files
 from wormfs.metadata.embedded_log import EmbeddedLog
+from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.segment import SEGMENT_HEADER_BYTES, pack_record
 
 SEGMENT = 64 * 1024
@@ -261,6 +262,59 @@ def test_when_no_copy_takes_it_nothing_is_appended(disks: list[Path]) -> None:
     segment.fd = sound
     fill(log, 6)
     assert contents(log) == right(6)
+    log.close()
+
+
+def records(first: int, last: int) -> list[LogRecord]:
+    return [LogRecord(sequence, payload(sequence)) for sequence in range(first, last + 1)]
+
+
+def test_a_batch_goes_on_in_the_next_segment(disks: list[Path]) -> None:
+    log = open_log(disks)
+    log.append_all(records(1, 7_000))
+    assert (log.last_sequence, len(files.segments(disks[0]))) == (7_000, 7)
+    assert all(
+        files.segment_path(disk, first).stat().st_size <= SEGMENT
+        for disk in disks[:3]
+        for first in files.segments(disk)
+    )
+    assert contents(log) == right(7_000)
+    crash(log)
+    log = open_log(disks)
+    assert contents(log) == right(7_000)
+    log.close()
+
+
+def test_a_batch_must_be_whole(disks: list[Path]) -> None:
+    log = open_log(disks)
+    log.append_all([])
+    for wrong in ([*records(1, 2), *records(4, 5)], records(2, 3)):
+        with pytest.raises(InvalidError, match="cannot follow"):
+            log.append_all(wrong)
+        assert log.last_sequence == 0
+    log.append_all(records(1, 3))
+    assert contents(log) == right(3)
+    log.close()
+
+
+def test_of_a_batch_that_no_disk_takes_whole_the_first_entries_count(
+    disks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log(disks)
+    log.append(1, payload(1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(NoSpaceError):
+            log.append_all(records(2, 7_000))
+    last = log.last_sequence
+    assert 500 < last < 1_500
+    assert contents(log) == right(last)
+    log.append_all(records(last + 1, 7_000))
+    assert contents(log) == right(7_000)
     log.close()
 
 
