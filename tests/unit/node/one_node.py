@@ -125,17 +125,21 @@ class OneNode:
             round_ended=self.rounds,
         )
 
-    async def fsck(self) -> list[str]:
-        """The kinds of the problems it finds."""
+    async def problems(self, *, verify_data: bool = False) -> list[cluster_pb2.FsckReply]:
+        """What fsck finds."""
         found = self.damaged.append
         check = Fsck(
             self.machine,
             self.members,
             self.links,
             found_damaged=lambda disk, key: found((disk, key)),
-            verify_data=False,
+            verify_data=verify_data,
         )
-        return [each.kind async for each in check.run() if each.problem]
+        return [each async for each in check.run() if each.problem]
+
+    async def fsck(self, *, verify_data: bool = False) -> list[str]:
+        """The kinds of the problems it finds."""
+        return [each.kind for each in await self.problems(verify_data=verify_data)]
 
 
 @asynccontextmanager
