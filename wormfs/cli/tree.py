@@ -14,8 +14,10 @@ from wormfs.rpc.v1 import filesystem_pb2, types_pb2
 
 PIECE_BYTES = 1 << 20
 SEGMENT_BYTES = 64 << 20
-"""One streaming call carries at most this, so that each has a deadline that fits its size."""
+"""One reading call carries at most this, so that each has a deadline that fits its size."""
 SEGMENT_TIMEOUT_S = 180.0
+WRITE_TIMEOUT_S = 180.0
+"""So long the node may take for a piece, or to make all of them durable."""
 _LINKS_FOLLOWED_MAX = 40
 
 
@@ -216,30 +218,24 @@ class Tree:
             self.gateway.call(
                 methods.FILESYSTEM_FSYNC,
                 filesystem_pb2.FsyncRequest(handle=opened.handle),
-                timeout_s=SEGMENT_TIMEOUT_S,
+                timeout_s=WRITE_TIMEOUT_S,
             )
         finally:
             self._release(opened.handle)
         return opened.attributes
 
     def _write(self, handle: int, pieces: Iterable[bytes]) -> None:
-        source = iter(pieces)
-        offset = 0
-        ended = False
+        """All pieces in one call: a source that is slow may take any time between two of them."""
 
-        def segment() -> Iterator[filesystem_pb2.WriteRequest]:
-            nonlocal offset, ended
-            stop = offset + SEGMENT_BYTES
-            while offset < stop:
-                piece = next(source, None)
-                if piece is None:
-                    ended = True
-                    return
+        def requests() -> Iterator[filesystem_pb2.WriteRequest]:
+            # The node keeps the handle for as long as a call writes to it, so it is told at once.
+            yield filesystem_pb2.WriteRequest(handle=handle)
+            offset = 0
+            for piece in pieces:
                 yield filesystem_pb2.WriteRequest(handle=handle, offset_bytes=offset, data=piece)
                 offset += len(piece)
 
-        while not ended:
-            self.gateway.send(methods.FILESYSTEM_WRITE_STREAM, segment(), timeout_s=SEGMENT_TIMEOUT_S)
+        self.gateway.send(methods.FILESYSTEM_WRITE_STREAM, requests(), timeout_s=WRITE_TIMEOUT_S)
 
     def _release(self, handle: int) -> None:
         self.gateway.call(methods.FILESYSTEM_RELEASE, filesystem_pb2.ReleaseRequest(handle=handle))

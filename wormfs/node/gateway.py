@@ -1,7 +1,7 @@
 """The FileSystem service: every operation of a mount over gRPC, on any node.
 
 The gateway is a client like a mount: it opens a session at its first use and keeps it. Handles
-are numbers of this node; one that is idle for five minutes is closed.
+are numbers of this node; one that is idle for five minutes, and in no call's use, is closed.
 """
 
 import itertools
@@ -9,7 +9,8 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +136,17 @@ class Gateway:
             )
         held.used_s = trio.current_time()
         return held
+
+    @contextmanager
+    def _in_use(self, number: int) -> Iterator[_Held]:
+        """A handle that is not idle inside the block."""
+        held = self._held(number)
+        held.busy += 1
+        try:
+            yield held
+        finally:
+            held.busy -= 1
+            held.used_s = trio.current_time()
 
     def _hold(self, handle: Handle) -> int:
         number = next(self._numbers)
@@ -276,30 +288,25 @@ class Gateway:
         return types_pb2.Empty()
 
     async def _read(self, _: RequestContext, request: pb.ReadRequest, __: DataBuffer | None) -> pb.ReadReply:
-        held = self._held(request.handle)
-        if request.length_bytes > READ_MAX_BYTES:
-            raise InvalidError(f"a Read is at most {READ_MAX_BYTES} bytes; use ReadStream for more")
-        return await self._piece(held, request.offset_bytes, request.length_bytes)
+        with self._in_use(request.handle) as held:
+            if request.length_bytes > READ_MAX_BYTES:
+                raise InvalidError(f"a Read is at most {READ_MAX_BYTES} bytes; use ReadStream for more")
+            return await self._piece(held, request.offset_bytes, request.length_bytes)
 
     async def _piece(self, held: _Held, offset_bytes: int, length_bytes: int) -> pb.ReadReply:
-        fs = await self._fs()
-        held.busy += 1
-        try:
-            data = await fs.read(held.handle, offset_bytes, length_bytes)
-            return pb.ReadReply(data=bytes(data))  # copied before anything else runs
-        finally:
-            held.busy -= 1
-            held.used_s = trio.current_time()
+        data = await (await self._fs()).read(held.handle, offset_bytes, length_bytes)
+        return pb.ReadReply(data=bytes(data))  # copied before anything else runs
 
     async def _read_stream(self, _: RequestContext, request: pb.ReadRequest) -> AsyncIterator[pb.ReadReply]:
         offset, left = request.offset_bytes, request.length_bytes
-        while left:
-            reply = await self._piece(self._held(request.handle), offset, min(left, PIECE_BYTES))
-            if not reply.data:
-                return
-            offset += len(reply.data)
-            left -= len(reply.data)
-            yield reply
+        with self._in_use(request.handle):  # also while its reader takes its time
+            while left:
+                reply = await self._piece(self._held(request.handle), offset, min(left, PIECE_BYTES))
+                if not reply.data:
+                    return
+                offset += len(reply.data)
+                left -= len(reply.data)
+                yield reply
 
     async def _write(
         self, _: RequestContext, request: pb.WriteRequest, __: DataBuffer | None
@@ -307,24 +314,24 @@ class Gateway:
         return pb.WriteReply(written_bytes=await self._put(request))
 
     async def _put(self, request: pb.WriteRequest) -> int:
-        held = self._held(request.handle)
-        fs = await self._fs()
-        held.busy += 1
-        try:
+        with self._in_use(request.handle) as held:
+            fs = await self._fs()
             count = await fs.write(held.handle, request.offset_bytes, request.data)
             if held.handle.flags & (os.O_SYNC | os.O_DSYNC):
                 await fs.fsync(held.handle)
             return count
-        finally:
-            held.busy -= 1
-            held.used_s = trio.current_time()
 
     async def _write_stream(
         self, _: RequestContext, requests: AsyncIterator[pb.WriteRequest]
     ) -> pb.WriteReply:
         total = 0
-        async for request in requests:
-            total += await self._put(request)
+        with ExitStack() as in_use:  # also while the writer takes its time
+            used: set[int] = set()
+            async for request in requests:
+                if request.handle not in used:
+                    in_use.enter_context(self._in_use(request.handle))
+                    used.add(request.handle)
+                total += await self._put(request)
         return pb.WriteReply(written_bytes=total)
 
     async def _flush(

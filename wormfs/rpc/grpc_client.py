@@ -1,12 +1,13 @@
 """Calls over gRPC, synchronous, for command line tools and tests."""
 
+import time
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
 import grpc
 
-from wormfs.core.errors import UnavailableError
+from wormfs.core.errors import DeadlineError, UnavailableError
 from wormfs.rpc.errors_wire import from_status
 from wormfs.rpc.frames import MESSAGE_MAX_BYTES
 from wormfs.rpc.methods import Method, Reply, Request
@@ -66,24 +67,42 @@ class GrpcClient:
     def upload(
         self, method: Method[Request, Reply], requests: Iterable[Request], *, timeout_s: float
     ) -> Reply:
-        """The requests of a client-streaming method, in order; answers when the node has used them."""
+        """The requests of a client-streaming method, in order; answers when the node has used them.
+
+        `timeout_s` is what the node may take for each request and for its answer: the time that
+        `requests` take to come is not counted.
+        """
         stub = self._channel.stream_unary(f"/{method.name}", _serialize, method.reply.FromString)
         failed: list[Exception] = []
+        turn = _NodesTurn()
 
         def guarded() -> Iterator[Request]:
             try:
-                yield from requests
+                for request in requests:
+                    turn.begin()
+                    yield request
+                    turn.end()
             except Exception as error:  # gRPC would only log it
                 failed.append(error)
                 raise
+            turn.begin()
 
+        call: Any = stub.future(guarded())
         try:
-            reply: Reply = stub(guarded(), timeout=timeout_s)
+            while True:
+                try:
+                    reply: Reply = call.result(timeout=timeout_s - turn.passed_s())
+                except grpc.FutureTimeoutError:
+                    if turn.passed_s() >= timeout_s:
+                        raise DeadlineError(f"{self.address}: took nothing for {timeout_s:g} s") from None
+                else:
+                    return reply
         except grpc.RpcError as error:
             if failed:
                 raise failed[0] from error
             self._raise(error)
-        return reply
+        finally:
+            call.cancel()
 
     def _raise(self, error: Any) -> NoReturn:
         trailing = {key: str(value) for key, value in error.trailing_metadata() or ()}
@@ -91,6 +110,26 @@ class GrpcClient:
         if isinstance(found, UnavailableError) and not trailing:
             found = type(found)(f"{self.address}: {found.message}")
         raise found from None
+
+
+class _NodesTurn:
+    """How long it has been the node's turn in an upload; told by one thread, asked by another."""
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+
+    def begin(self) -> None:
+        """A request goes to the node, or the last one has gone."""
+        self._began_s = time.monotonic()
+
+    def end(self) -> None:
+        """The request was taken."""
+        self._began_s = None
+
+    def passed_s(self) -> float:
+        """0 while the node waits for a request."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
 
 def _serialize(message: Any) -> bytes:

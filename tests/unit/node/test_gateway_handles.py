@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.unit.fuse_client.memory_filesystem import MemoryFileSystem, MemoryHandle
 from wormfs.client.filesystem import Entry
 from wormfs.core.errors import BadHandleError, NotFoundError
 from wormfs.node import gateway as gateway_module
-from wormfs.node.gateway import Gateway
+from wormfs.node.gateway import IDLE_S, PIECE_BYTES, Gateway
 from wormfs.rpc import methods
 from wormfs.rpc.methods import Method, Reply, Request
 from wormfs.rpc.registry import Registry, RequestContext
@@ -62,6 +63,20 @@ class Node:
         assert entry is not None
         with trio.fail_after(LIMIT_S):
             return await entry.handler(RequestContext(None, "grpc", "a test"), request, None)
+
+    async def write_stream(self, requests: AsyncIterator[pb.WriteRequest]) -> int:
+        """Upload; the bytes written."""
+        entry = self._registry.named(methods.FILESYSTEM_WRITE_STREAM.name)
+        assert entry is not None
+        written: int = (await entry.handler(RequestContext(None, "grpc", "a test"), requests)).written_bytes
+        return written
+
+    async def read_stream(self, request: pb.ReadRequest) -> AsyncIterator[pb.ReadReply]:
+        """Download."""
+        entry = self._registry.named(methods.FILESYSTEM_READ_STREAM.name)
+        assert entry is not None
+        async for reply in entry.handler(RequestContext(None, "grpc", "a test"), request):
+            yield reply
 
     async def open(self, inode: int) -> int:
         """The number of a new handle."""
@@ -156,3 +171,43 @@ async def test_a_cancelled_open_releases_its_handle(monkeypatch: pytest.MonkeyPa
             assert filesystem.open_inodes == [inode]
             calls.cancel_scope.cancel()
         assert filesystem.open_inodes == []
+
+
+async def test_a_handle_that_an_upload_is_slow_to_use_stays_open(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Also before its first byte; and not for longer than the upload."""
+    filesystem = CountingFileSystem()
+    inode = await _made(filesystem, b"f")
+    async with running_node(filesystem, monkeypatch) as node:
+        number = await node.open(inode)
+
+        async def slow() -> AsyncIterator[pb.WriteRequest]:
+            yield pb.WriteRequest(handle=number)
+            await trio.sleep(3 * IDLE_S)
+            yield pb.WriteRequest(handle=number, data=b"first")
+            await trio.sleep(3 * IDLE_S)
+            yield pb.WriteRequest(handle=number, offset_bytes=5, data=b" last")
+
+        assert await node.write_stream(slow()) == 10
+        reply = await node.ask(methods.FILESYSTEM_READ, pb.ReadRequest(handle=number, length_bytes=100))
+        assert reply.data == b"first last"
+        await trio.sleep(IDLE_S / 2)
+        assert filesystem.open_inodes == [inode]
+        await trio.sleep(IDLE_S)
+        assert filesystem.open_inodes == []
+
+
+async def test_a_handle_whose_download_is_slowly_taken_stays_open(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    filesystem = CountingFileSystem()
+    inode = await _made(filesystem, b"f")
+    async with running_node(filesystem, monkeypatch) as node:
+        number = await node.open(inode)
+        await node.ask(methods.FILESYSTEM_WRITE, pb.WriteRequest(handle=number, data=bytes(2 * PIECE_BYTES)))
+        taken = 0
+        async for reply in node.read_stream(pb.ReadRequest(handle=number, length_bytes=3 * PIECE_BYTES)):
+            taken += len(reply.data)
+            await trio.sleep(3 * IDLE_S)
+        assert taken == 2 * PIECE_BYTES
