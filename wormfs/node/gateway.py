@@ -113,9 +113,11 @@ class Gateway:
         while True:
             await trio.sleep(IDLE_S / 10)
             limit_s = trio.current_time() - IDLE_S
-            idle = [key for key, held in self._handles.items() if not held.busy and held.used_s < limit_s]
-            for number in idle:
-                held = self._handles.pop(number)
+            for number in list(self._handles):
+                held = self._handles.get(number)  # while others were closed it may have been, or be in use
+                if held is None or held.busy or held.used_s >= limit_s:
+                    continue
+                del self._handles[number]
                 log.info("handle %d was idle for %g s and is closed", number, IDLE_S)
                 await filesystem.release(held.handle)
 

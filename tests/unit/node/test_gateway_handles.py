@@ -33,6 +33,8 @@ class CountingFileSystem(MemoryFileSystem):
         self.attributes_fail = False
         self.attributes_wait = False
         self.asked = trio.Event()
+        self.releases_wait: trio.Event | None = None
+        self.releasing = trio.Event()
 
     async def open(self, inode: int, flags: int) -> MemoryHandle:
         self.open_inodes.append(inode)
@@ -40,6 +42,9 @@ class CountingFileSystem(MemoryFileSystem):
 
     async def release(self, handle: MemoryHandle) -> None:
         await trio.lowlevel.checkpoint()  # as a call to the cluster: it can be cancelled
+        self.releasing.set()
+        if self.releases_wait is not None:
+            await self.releases_wait.wait()
         self.open_inodes.remove(handle.inode)
 
     async def getattr(self, inode: int) -> Entry:
@@ -211,3 +216,25 @@ async def test_a_handle_whose_download_is_slowly_taken_stays_open(
             taken += len(reply.data)
             await trio.sleep(3 * IDLE_S)
         assert taken == 2 * PIECE_BYTES
+
+
+@pytest.mark.parametrize("meanwhile", ["released", "used"])
+async def test_what_happens_to_an_idle_handle_while_another_is_closed_is_seen(
+    meanwhile: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Closing one takes as long as the cluster takes to have what it holds."""
+    filesystem = CountingFileSystem()
+    first, second = await _made(filesystem, b"first"), await _made(filesystem, b"second")
+    async with running_node(filesystem, monkeypatch) as node:
+        await node.open(first)
+        number = await node.open(second)
+        filesystem.releases_wait = trio.Event()
+        await filesystem.releasing.wait()
+        if meanwhile == "used":
+            await node.ask(methods.FILESYSTEM_WRITE, pb.WriteRequest(handle=number, data=b"x"))
+        filesystem.releases_wait.set()
+        if meanwhile == "released":
+            filesystem.releases_wait = None
+            await node.ask(methods.FILESYSTEM_RELEASE, pb.ReleaseRequest(handle=number))
+        await trio.sleep(IDLE_S / 2)
+        assert filesystem.open_inodes == ([second] if meanwhile == "used" else [])
