@@ -125,7 +125,9 @@ class OneNode:
             round_ended=self.rounds,
         )
 
-    async def problems(self, *, verify_data: bool = False) -> list[cluster_pb2.FsckReply]:
+    async def problems(
+        self, *, verify_data: bool = False, collect_unknown: bool = False
+    ) -> list[cluster_pb2.FsckReply]:
         """What fsck finds."""
         found = self.damaged.append
         check = Fsck(
@@ -134,12 +136,14 @@ class OneNode:
             self.links,
             found_damaged=lambda disk, key: found((disk, key)),
             verify_data=verify_data,
+            collect_unknown=collect_unknown,
         )
         return [each async for each in check.run() if each.problem]
 
-    async def fsck(self, *, verify_data: bool = False) -> list[str]:
+    async def fsck(self, *, verify_data: bool = False, collect_unknown: bool = False) -> list[str]:
         """The kinds of the problems it finds."""
-        return [each.kind for each in await self.problems(verify_data=verify_data)]
+        found = await self.problems(verify_data=verify_data, collect_unknown=collect_unknown)
+        return [each.kind for each in found]
 
 
 @asynccontextmanager
