@@ -190,7 +190,7 @@ class Fsck:
                     yield self._problem(
                         "missing-chunk",
                         f"chunk {place.key.index} of stripe {place.key.stripe_id} of inode {place.key.file} "
-                        f"is not on disk {place.disk}: {problem}",
+                        f"is not on disk {place.disk}: {problem.message}",
                     )
             for each in gaps.values():
                 await self._note_unreadable(each)
@@ -213,7 +213,8 @@ class Fsck:
         gone = gaps.missing
         for index in gaps.damaged:  # what was wrong with it may not keep it from being read, or be mended
             place = _Place(stripe.disks[index], ChunkKey(gaps.inode, stripe.stripe_id, index), stripe.index)
-            gone += bool(await self._look(place, stripe.chunk_length_bytes) and self._is_committed(place))
+            problem = await self._look(place, stripe.chunk_length_bytes)
+            gone += problem is not None and self._is_committed(place)
         if gone + gaps.unlisted > stripe.m:
             lost = int(gone > stripe.m)
             self._scratch.execute(
@@ -242,8 +243,8 @@ class Fsck:
                     self._scratch.execute(
                         "INSERT INTO unknown VALUES (?, ?, ?, ?)", (file, stripe_id, disk, index)
                     )
-                # Deleted since it was listed? And if it is there: still of no use?
-                elif not await self._look(place) and not self._has_use(place):
+                # Deleted since it was listed? And if it is there, damaged or not: still of no use?
+                elif not isinstance(await self._look(place), NotFoundError) and not self._has_use(place):
                     leftover.append(place)
                     if not self._collect:
                         yield self._problem(
@@ -366,8 +367,8 @@ class Fsck:
         stripe = self._machine.stripe_by_id(place.key.file, stripe_id)
         return stripe is not None and stripe.disks[place.key.index : place.key.index + 1] == (place.disk,)
 
-    async def _look(self, place: _Place, length_bytes: int = 1) -> str:
-        """Why the chunk's first bytes cannot be read now; empty when they can, or nobody can be asked."""
+    async def _look(self, place: _Place, length_bytes: int = 1) -> NotFoundError | ChunkError | None:
+        """Why the chunk's first bytes cannot be read now; None when they can, or nobody can be asked."""
         request = chunk_pb2.GetChunkRequest(
             disk=place.disk, chunk=id_from(place.key), length_bytes=length_bytes
         )
@@ -377,7 +378,7 @@ class Fsck:
                 CHUNKS_GET_CHUNK, request, timeout_s=CONFIRM_TIMEOUT_S, into=[buffer]
             )
         except (NotFoundError, ChunkError) as error:
-            return error.message
+            return error
         except WormError as error:
             log.info("fsck could not look again at %s: %s", place, error.message)
-        return ""
+        return None

@@ -121,6 +121,24 @@ async def test_chunks_with_headers_past_mending_lose_their_file(tmp_path: Path) 
         assert await world.fsck() == ["damaged-chunk", "damaged-chunk", "lost-file"]
 
 
+@pytest.mark.parametrize("offset_bytes", [0, HEADER_BYTES], ids=["header", "data"])
+async def test_a_damaged_chunk_of_no_file_is_named_and_collected(tmp_path: Path, offset_bytes: int) -> None:
+    """Nothing else would ever take it away, and fsck never be clean again."""
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        stripe = world.stripes(inode)[0]
+        assert world.machine.next_stripe_id > stripe.stripe_id
+        stray = world.store.chunk_path(4, ChunkKey(inode, stripe.stripe_id, 0))
+        stray.parent.mkdir(parents=True)
+        content = bytearray(chunk(world, inode, 0, 0).read_bytes())
+        content[offset_bytes : offset_bytes + HEADER_BYTES] = Random(1).randbytes(HEADER_BYTES)
+        stray.write_bytes(content)
+        assert await world.fsck(verify_data=True) == ["damaged-chunk", "leftover-chunk"]
+        assert await world.fsck(verify_data=True, collect_unknown=True) == ["damaged-chunk", "collected"]
+        assert await world.fsck(verify_data=True) == []
+        assert await world.read(inode) == CONTENT
+
+
 async def test_a_node_reports_chunks_that_its_own_disks_lack(tmp_path: Path) -> None:
     """Who asks by an old map for a disk that is another node's now is only told so."""
     key = ChunkKey(2, 1, 0)
