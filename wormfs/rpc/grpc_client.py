@@ -1,7 +1,8 @@
 """Calls over gRPC, synchronous, for command line tools and tests."""
 
+import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -54,14 +55,29 @@ class GrpcClient:
     def replies(
         self, method: Method[Request, Reply], request: Request, *, timeout_s: float
     ) -> Generator[Reply, None, None]:
-        """The replies of a server-streaming method, as they come; closing the iterator cancels the call."""
+        """The replies of a server-streaming method, as they come; closing the iterator cancels the call.
+
+        `timeout_s` is what the node may take for each reply: the time that the caller takes between
+        two of them is not counted.
+        """
         stub = self._channel.unary_stream(f"/{method.name}", _serialize, method.reply.FromString)
-        call: Any = stub(request, timeout=timeout_s)
+        turn = _NodesTurn()
+        turn.begin()
+        call: Any = stub(request)
+        ended = threading.Event()
+        watch = threading.Thread(target=turn.watch, args=(timeout_s, call.cancel, ended), daemon=True)
+        watch.start()
         try:
-            yield from call
+            for reply in call:
+                turn.end()
+                yield reply
+                turn.begin()
         except grpc.RpcError as error:
+            if turn.passed_s() >= timeout_s:
+                raise DeadlineError(f"{self.address}: no reply for {timeout_s:g} s") from None
             self._raise(error)
         finally:
+            ended.set()
             call.cancel()
 
     def upload(
@@ -113,23 +129,30 @@ class GrpcClient:
 
 
 class _NodesTurn:
-    """How long it has been the node's turn in an upload; told by one thread, asked by another."""
+    """How long it has been the node's turn in a streaming call; told by one thread, asked by another."""
 
     def __init__(self) -> None:
         self._began_s: float | None = None
 
     def begin(self) -> None:
-        """A request goes to the node, or the last one has gone."""
+        """The node is waited for from now on."""
         self._began_s = time.monotonic()
 
     def end(self) -> None:
-        """The request was taken."""
+        """It did what it was waited for."""
         self._began_s = None
 
     def passed_s(self) -> float:
-        """0 while the node waits for a request."""
+        """0 while the node waits for its client."""
         began_s = self._began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
+
+    def watch(self, limit_s: float, passed: Callable[[], object], ended: threading.Event) -> None:
+        """Call `passed` when a turn lasts `limit_s`, unless `ended` is set before."""
+        while not ended.wait(limit_s - self.passed_s()):
+            if self.passed_s() >= limit_s:
+                passed()
+                return
 
 
 def _serialize(message: Any) -> bytes:
