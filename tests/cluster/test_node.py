@@ -14,7 +14,7 @@ from tests.conftest import ClusterFactory
 from tests.harness import Cluster, run, wait_until
 from wormfs.rpc import methods as m
 from wormfs.rpc.grpc_client import call
-from wormfs.rpc.v1 import cluster_pb2
+from wormfs.rpc.v1 import cluster_pb2, filesystem_pb2
 
 NODE = str(Path(sys.executable).parent / "wormfs-node")
 
@@ -151,6 +151,26 @@ def test_sigterm_stops_a_node_cleanly_and_the_master_knows_at_once(three: Cluste
     offline = [disk for disk in status_of(three).map.disks if disk.state == cluster_pb2.DISK_STATE_OFFLINE]
     assert [disk.problem for disk in offline] == ["its node was stopped"]
     three.start(2)
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["master", "member"])
+def test_a_node_that_is_stopped_commits_what_was_written_through_it(
+    three: Cluster, tmp_path: Path, number: int
+) -> None:
+    """Over gRPC, and neither flushed nor closed: a piece, and a stripe that is not full."""
+    node = next(each for each in status_of(three).map.nodes if each.name == f"node-{number}")
+    contents = {f"stopped-{number}-small": os.urandom(1000), f"stopped-{number}-large": os.urandom(1_500_000)}
+    for name, content in contents.items():
+        create = filesystem_pb2.CreateRequest(parent=1, name=name.encode(), mode=0o644, flags=os.O_WRONLY)
+        handle = call(node.grpc_address, m.FILESYSTEM_CREATE, create, timeout_s=30).handle
+        write = filesystem_pb2.WriteRequest(handle=handle, data=content)
+        call(node.grpc_address, m.FILESYSTEM_WRITE, write, timeout_s=30)
+    three.stop(number)
+    three.start(number)
+    for name, content in contents.items():
+        three.wormfs("get", f"/{name}", tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+    assert "may be lost" not in (three.folder / f"node-{number}" / "log").read_text(encoding="utf-8")
 
 
 def test_metadata_survives_the_loss_of_m_of_the_masters_disks(

@@ -4,18 +4,18 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from wormfs.cli.gateway import Gateway
-from wormfs.core.errors import InvalidError, NotDirectoryError, NotFoundError
+from wormfs.core.errors import BadHandleError, InvalidError, NotDirectoryError, NotFoundError
 from wormfs.core.limits import ROOT_INODE
 from wormfs.rpc import methods
 from wormfs.rpc.v1 import filesystem_pb2, types_pb2
 
 PIECE_BYTES = 1 << 20
-SEGMENT_BYTES = 64 << 20
-"""One streaming call carries at most this, so that each has a deadline that fits its size."""
-SEGMENT_TIMEOUT_S = 180.0
+PIECE_TIMEOUT_S = 180.0
+"""So long the node may take for a piece, or to make all of them durable."""
 _LINKS_FOLLOWED_MAX = 40
 
 
@@ -180,23 +180,15 @@ class Tree:
             methods.FILESYSTEM_OPEN, filesystem_pb2.OpenRequest(inode=inode, flags=os.O_RDONLY)
         )
         try:
-            offset = 0
-            while offset < size_bytes:
-                request = filesystem_pb2.ReadRequest(
-                    handle=opened.handle,
-                    offset_bytes=offset,
-                    length_bytes=min(SEGMENT_BYTES, size_bytes - offset),
-                )
-                before = offset
-                for reply in self.gateway.stream(
-                    methods.FILESYSTEM_READ_STREAM, request, timeout_s=SEGMENT_TIMEOUT_S
-                ):
-                    offset += len(reply.data)
-                    yield reply.data
-                if offset == before:
-                    return
+            # In one call: the node keeps the handle for as long, however slow the reader is.
+            request = filesystem_pb2.ReadRequest(handle=opened.handle, length_bytes=size_bytes)
+            for reply in self.gateway.stream(
+                methods.FILESYSTEM_READ_STREAM, request, timeout_s=PIECE_TIMEOUT_S
+            ):
+                yield reply.data
         finally:
-            self._release(opened.handle)
+            with suppress(BadHandleError):  # idle for the node, while the last bytes were on their way
+                self._release(opened.handle)
 
     def write_file(
         self, parent: int, name: bytes, mode: int, pieces: Iterable[bytes]
@@ -216,30 +208,24 @@ class Tree:
             self.gateway.call(
                 methods.FILESYSTEM_FSYNC,
                 filesystem_pb2.FsyncRequest(handle=opened.handle),
-                timeout_s=SEGMENT_TIMEOUT_S,
+                timeout_s=PIECE_TIMEOUT_S,
             )
         finally:
             self._release(opened.handle)
         return opened.attributes
 
     def _write(self, handle: int, pieces: Iterable[bytes]) -> None:
-        source = iter(pieces)
-        offset = 0
-        ended = False
+        """All pieces in one call: a source that is slow may take any time between two of them."""
 
-        def segment() -> Iterator[filesystem_pb2.WriteRequest]:
-            nonlocal offset, ended
-            stop = offset + SEGMENT_BYTES
-            while offset < stop:
-                piece = next(source, None)
-                if piece is None:
-                    ended = True
-                    return
+        def requests() -> Iterator[filesystem_pb2.WriteRequest]:
+            # The node keeps the handle for as long as a call writes to it, so it is told at once.
+            yield filesystem_pb2.WriteRequest(handle=handle)
+            offset = 0
+            for piece in pieces:
                 yield filesystem_pb2.WriteRequest(handle=handle, offset_bytes=offset, data=piece)
                 offset += len(piece)
 
-        while not ended:
-            self.gateway.send(methods.FILESYSTEM_WRITE_STREAM, segment(), timeout_s=SEGMENT_TIMEOUT_S)
+        self.gateway.send(methods.FILESYSTEM_WRITE_STREAM, requests(), timeout_s=PIECE_TIMEOUT_S)
 
     def _release(self, handle: int) -> None:
         self.gateway.call(methods.FILESYSTEM_RELEASE, filesystem_pb2.ReleaseRequest(handle=handle))

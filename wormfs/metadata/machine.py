@@ -254,7 +254,7 @@ class Machine:
         number = node.number or next((row.number for row in known.values() if row.name == node.name), 0)
         if number and number not in known:
             raise NotFoundError(f"node {number} ({node.name}) is not known to this cluster")
-        number = number or max(known, default=0) + 1
+        number = number or self._keeper.state.next_node
         event = ev.NodeRegistered(
             number, node.name, tuple(node.addresses), node.grpc_address, node.machine_id
         )
@@ -274,7 +274,7 @@ class Machine:
         """Register a disk of a node, known by its uuid; answers its number."""
         known = {row.uuid: row for row in self._keeper.state.disks()}
         before = known.get(disk.uuid)
-        number = before.number if before else max((row.number for row in known.values()), default=0) + 1
+        number = before.number if before else self._keeper.state.next_disk
         event = ev.DiskRegistered(number, disk.uuid, disk.node, disk.path)
         if before is None or tuple(before) != (number, disk.uuid, disk.node, disk.path):
             self._log_decision(Decision((event,)))

@@ -37,6 +37,9 @@ _DEFAULT_POLICY = Policy(1, 0, 1 << 20)
 
 _INODE_COLUMNS = ", ".join(Inode._fields)
 _STRIPE_COLUMNS = "stripe_index, stripe_id, codec, k, m, chunk_length_bytes, length_bytes, valid_bytes, disks"
+# What states of equal logs may hold differently: a state that an older program began knows the highest
+# numbers only of nodes and disks that are still there.
+_APART = frozenset({"log_id", "last_node", "last_disk"})
 _HEAD: Final[dict[str, int | str]] = {
     "applied": 0,  # sequence of the last entry applied
     "applied_epoch": 0,  # its epoch: tells a state of another history from this one
@@ -51,6 +54,8 @@ _HEAD: Final[dict[str, int | str]] = {
     "last_inode": 0,
     "last_stripe_id": 0,
     "last_session_id": 0,
+    "last_node": 0,  # the highest number given to any: a forgotten one's is never another's
+    "last_disk": 0,
     "restored_sequence": 0,  # the backup's event, when the metadata came back from one; else 0
     "restored_stripe_id": 0,  # no stripe up to this one was allocated since: see restored_state.py
     "inodes": 0,  # counts, see core.records.Counts
@@ -127,6 +132,9 @@ class SqliteState:
                 self._head[key] = int(stored.get(key, default))
             else:
                 self._texts[key] = str(stored.get(key, default))
+        for table in ("node", "disk"):
+            (last,) = self._execute(f"SELECT coalesce(max(number), 0) FROM {table}s").fetchone()
+            self._head[f"last_{table}"] = max(self._head[f"last_{table}"], last)
         k, m, chunk_size, codec = map(int, self._texts["policy"].split())
         self._policy = Policy(k, m, chunk_size, Codec(codec))
         self._sessions = dict(self._execute("SELECT session_id, acknowledged FROM sessions").fetchall())
@@ -292,9 +300,9 @@ class SqliteState:
         return Counts(*(head[field] for field in Counts._fields))
 
     def head_items(self) -> list[tuple[str, int | str]]:
-        """Every head value that equal logs make equal: all but the log's id."""
+        """Every head value that equal logs make equal."""
         items: list[tuple[str, int | str]] = [*self._head.items(), *self._texts.items()]
-        return sorted(item for item in items if item[0] != "log_id")
+        return sorted(item for item in items if item[0] not in _APART)
 
     @property
     def policy(self) -> Policy:
@@ -315,6 +323,16 @@ class SqliteState:
     def next_session_id(self) -> int:
         """The next session's id."""
         return self._head["last_session_id"] + 1
+
+    @property
+    def next_node(self) -> int:
+        """The next node's number."""
+        return self._head["last_node"] + 1
+
+    @property
+    def next_disk(self) -> int:
+        """The next disk's number."""
+        return self._head["last_disk"] + 1
 
     def _use(self, key: str, number: int) -> None:
         if number > self._head[key]:
@@ -695,11 +713,13 @@ class SqliteState:
 
     def put_node(self, node: NodeRecord) -> None:
         """Make or replace."""
+        self._use("last_node", node.number)
         values = (node.number, node.name, "\n".join(node.addresses), node.grpc_address, node.machine_id)
         self._execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?)", values)
 
     def put_disk(self, disk: DiskRecord) -> None:
         """Make or replace."""
+        self._use("last_disk", disk.number)
         self._execute("INSERT OR REPLACE INTO disks VALUES (?, ?, ?, ?)", disk)
 
     def delete_disk(self, disk: int) -> None:

@@ -13,12 +13,13 @@ administrator's word (`collect_unknown`) to delete them.
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from wormfs.core.errors import ChunkError, NotFoundError, WormError
-from wormfs.core.limits import NUMBER_MAX
+from wormfs.core.limits import CHECKSUM_BLOCK_BYTES, NUMBER_MAX
+from wormfs.core.records import Stripe
 from wormfs.core.types import ChunkKey
 from wormfs.metadata.machine import Machine
 from wormfs.node.chunk_service import id_from, key_from
@@ -53,8 +54,9 @@ class _Gaps:
     """Chunks of a stripe that cannot be had."""
 
     inode: int
-    m: int
+    stripe: Stripe
     missing: int = 0
+    damaged: list[int] = field(default_factory=list)  # indexes, as they were listed
     unlisted: int = 0  # on disks that are offline
 
 
@@ -83,7 +85,7 @@ class Fsck:
         self._scratch.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE found (stripe_id INTEGER, disk INTEGER, chunk INTEGER, file INTEGER,"
-            " wanted INTEGER DEFAULT 0, PRIMARY KEY (stripe_id, disk, chunk)) WITHOUT ROWID;"
+            " damaged INTEGER, wanted INTEGER DEFAULT 0, PRIMARY KEY (stripe_id, disk, chunk)) WITHOUT ROWID;"
             # Files with stripes that cannot be read: for good, or until disks are back.
             "CREATE TABLE unreadable (inode INTEGER PRIMARY KEY, lost INTEGER, waiting INTEGER);"
             # What is on the disks of files (or versions of them) that this metadata does not know.
@@ -139,12 +141,13 @@ class Fsck:
                     line = f"disk {disk}: {info.path} is named as no chunk can be"
                     yield self._problem("damaged-chunk", line)
                     continue
-                rows.append((key.stripe_id, disk, key.index, key.file))
+                rows.append((key.stripe_id, disk, key.index, key.file, bool(info.problem)))
                 if info.problem:
                     self._found_damaged(disk, key)
                     yield self._problem("damaged-chunk", f"disk {disk}: {info.problem}")
             self._scratch.executemany(
-                "INSERT OR IGNORE INTO found (stripe_id, disk, chunk, file) VALUES (?, ?, ?, ?)", rows
+                "INSERT OR IGNORE INTO found (stripe_id, disk, chunk, file, damaged) VALUES (?, ?, ?, ?, ?)",
+                rows,
             )
             self._checked += len(rows)
             self._total = max(self._total, self._checked)
@@ -166,16 +169,18 @@ class Fsck:
                 for index, disk in enumerate(stripe.disks):
                     if disk not in listed:
                         unlisted[disk] = unlisted.get(disk, 0) + 1
-                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe.m)).unlisted += 1
+                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe)).unlisted += 1
                         continue
                     ticked = self._scratch.execute(
                         "UPDATE found SET wanted = 1 "
-                        "WHERE stripe_id = ? AND disk = ? AND chunk = ? AND file = ?",
+                        "WHERE stripe_id = ? AND disk = ? AND chunk = ? AND file = ? RETURNING damaged",
                         (stripe.stripe_id, disk, index, inode),
-                    )
-                    if not ticked.rowcount:
+                    ).fetchall()
+                    if not ticked:
                         missing.append(_Place(disk, ChunkKey(inode, stripe.stripe_id, index), stripe.index))
-                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe.m))
+                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe))
+                    elif ticked[0][0]:
+                        gaps.setdefault(stripe.stripe_id, _Gaps(inode, stripe)).damaged.append(index)
             await trio.lowlevel.checkpoint()
             for place in missing:
                 problem = await self._look(place)
@@ -185,9 +190,10 @@ class Fsck:
                     yield self._problem(
                         "missing-chunk",
                         f"chunk {place.key.index} of stripe {place.key.stripe_id} of inode {place.key.file} "
-                        f"is not on disk {place.disk}: {problem}",
+                        f"is not on disk {place.disk}: {problem.message}",
                     )
-            self._note_unreadable(gaps)
+            for each in gaps.values():
+                await self._note_unreadable(each)
             after = page.next
             if after is None:
                 break
@@ -200,15 +206,22 @@ class Fsck:
         stripes = self._machine.file_stripes(place.key.file, place.stripe_index, 1)
         return bool(stripes) and stripes[0].stripe_id == place.key.stripe_id
 
-    def _note_unreadable(self, gaps: dict[int, _Gaps]) -> None:
-        for each in gaps.values():
-            if each.missing + each.unlisted > each.m:
-                lost = int(each.missing > each.m)
-                self._scratch.execute(
-                    "INSERT INTO unreadable VALUES (?, ?, ?) ON CONFLICT (inode) DO UPDATE SET "
-                    "lost = lost + excluded.lost, waiting = waiting + excluded.waiting",
-                    (each.inode, lost, 1 - lost),
-                )
+    async def _note_unreadable(self, gaps: _Gaps) -> None:
+        stripe = gaps.stripe
+        if gaps.missing + len(gaps.damaged) + gaps.unlisted <= stripe.m:
+            return
+        gone = gaps.missing
+        for index in gaps.damaged:  # what was wrong with it may not keep it from being read, or be mended
+            place = _Place(stripe.disks[index], ChunkKey(gaps.inode, stripe.stripe_id, index), stripe.index)
+            problem = await self._look(place, stripe.chunk_length_bytes)
+            gone += problem is not None and self._is_committed(place)
+        if gone + gaps.unlisted > stripe.m:
+            lost = int(gone > stripe.m)
+            self._scratch.execute(
+                "INSERT INTO unreadable VALUES (?, ?, ?) ON CONFLICT (inode) DO UPDATE SET "
+                "lost = lost + excluded.lost, waiting = waiting + excluded.waiting",
+                (gaps.inode, lost, 1 - lost),
+            )
 
     # Chunks that no file has
 
@@ -230,8 +243,8 @@ class Fsck:
                     self._scratch.execute(
                         "INSERT INTO unknown VALUES (?, ?, ?, ?)", (file, stripe_id, disk, index)
                     )
-                # Deleted since it was listed? And if it is there: still of no use?
-                elif not await self._look(place) and not self._has_use(place):
+                # Deleted since it was listed? And if it is there, damaged or not: still of no use?
+                elif not isinstance(await self._look(place), NotFoundError) and not self._has_use(place):
                     leftover.append(place)
                     if not self._collect:
                         yield self._problem(
@@ -354,16 +367,18 @@ class Fsck:
         stripe = self._machine.stripe_by_id(place.key.file, stripe_id)
         return stripe is not None and stripe.disks[place.key.index : place.key.index + 1] == (place.disk,)
 
-    async def _look(self, place: _Place) -> str:
-        """Why the chunk cannot be read now; empty when it is there (or its disk cannot be asked)."""
-        request = chunk_pb2.GetChunkRequest(disk=place.disk, chunk=id_from(place.key), length_bytes=1)
-        buffer = memoryview(bytearray(1 << 17))
+    async def _look(self, place: _Place, length_bytes: int = 1) -> NotFoundError | ChunkError | None:
+        """Why the chunk's first bytes cannot be read now; None when they can, or nobody can be asked."""
+        request = chunk_pb2.GetChunkRequest(
+            disk=place.disk, chunk=id_from(place.key), length_bytes=length_bytes
+        )
+        buffer = memoryview(bytearray(max(length_bytes, CHECKSUM_BLOCK_BYTES)))
         try:
             await self._links.of_disk(place.disk).call(
                 CHUNKS_GET_CHUNK, request, timeout_s=CONFIRM_TIMEOUT_S, into=[buffer]
             )
         except (NotFoundError, ChunkError) as error:
-            return error.message
+            return error
         except WormError as error:
             log.info("fsck could not look again at %s: %s", place, error.message)
-        return ""
+        return None

@@ -1,7 +1,7 @@
 """The FileSystem service: every operation of a mount over gRPC, on any node.
 
 The gateway is a client like a mount: it opens a session at its first use and keeps it. Handles
-are numbers of this node; one that is idle for five minutes is closed.
+are numbers of this node; one that is idle for five minutes, and in no call's use, is closed.
 """
 
 import itertools
@@ -9,7 +9,9 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from wormfs.client.filesystem import Entry, FileSystem, Handle, open_filesystem
 from wormfs.client.options import ClientOptions
 from wormfs.core.errors import BadHandleError, InvalidError, UnavailableError, WormError
 from wormfs.core.limits import LISTING_PAGE_DEFAULT
+from wormfs.node.drain import Drain
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import DataBuffer, Registry, RequestContext
 from wormfs.rpc.v1 import filesystem_pb2 as pb
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 IDLE_S = 300.0
 PIECE_BYTES = 1 << 20
 READ_MAX_BYTES = 4 << 20
+LOST_SHOWN = 20
 _OPEN_WAIT_S = 10.0
 # This process may be the master: what a failing master loses must not be kept here alone.
 _OPTIONS = ClientOptions(early_answers=False)
@@ -39,6 +43,20 @@ class _Held:
     handle: Handle
     used_s: float
     busy: int = 0
+    written_bytes: int = 0  # in all
+    saved_bytes: int = 0  # of those, known to be committed
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """Written, and not known to be committed."""
+        return self.written_bytes - self.saved_bytes
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """What was written before a block that commits it is saved, unless the block raises."""
+        written_bytes = self.written_bytes
+        yield
+        self.saved_bytes = max(self.saved_bytes, written_bytes)
 
 
 def _attributes(entry: Entry) -> pb.AttrReply:
@@ -55,6 +73,8 @@ class Gateway:
         self._tried = trio.Event()
         self._filesystem: FileSystem | None = None
         self._handles: dict[int, _Held] = {}
+        self._unsaved_why = "the session ended before they were committed"
+        self._drain = Drain()  # writes, and releases, which take a handle out of what `finish` saves
         # From anywhere: a handle of before a restart, or of another node, must not be another caller's here.
         self._numbers = itertools.count(1 + secrets.randbits(62))
 
@@ -103,18 +123,57 @@ class Gateway:
                 log.warning("the gateway's session ended: %s", error.message)
             finally:
                 self._filesystem = None
+                self._tell_lost()
                 self._handles.clear()
             self._wanted = trio.Event()
             self._tried.set()
             self._tried = trio.Event()
 
+    async def finish(self, patience_s: float) -> None:
+        """Take no more writes and commit what the handles hold, at most for `patience_s`. `run` goes on."""
+        with trio.move_on_after(patience_s):
+            await self._drain.finish(patience_s)
+            filesystem = self._filesystem
+            if filesystem is not None:
+                async with trio.open_nursery() as nursery:
+                    for held in self._handles.values():
+                        if held.unsaved_bytes:
+                            nursery.start_soon(self._save, filesystem, held)
+
+    async def _save(self, filesystem: FileSystem, held: _Held) -> None:
+        try:
+            with held.saving():
+                await filesystem.flush(held.handle)
+        except WormError as error:
+            self._unsaved_why = error.message
+
+    def _tell_lost(self) -> None:
+        """One line for all that goes with the session. What the client wrote back by itself counts, too."""
+        lost: Counter[int] = Counter()
+        for held in self._handles.values():
+            if held.unsaved_bytes:
+                lost[held.handle.inode] += held.unsaved_bytes
+        if lost:
+            which = ", ".join(
+                f"inode {inode}: {count} bytes" for inode, count in list(lost.items())[:LOST_SHOWN]
+            )
+            log.error(
+                "what gRPC clients wrote to %d files (%s%s) and did not flush may be lost: %s",
+                len(lost),
+                which,
+                ", ..." if len(lost) > LOST_SHOWN else "",
+                self._unsaved_why,
+            )
+
     async def _close_idle_handles(self, filesystem: FileSystem) -> None:
         while True:
             await trio.sleep(IDLE_S / 10)
             limit_s = trio.current_time() - IDLE_S
-            idle = [key for key, held in self._handles.items() if not held.busy and held.used_s < limit_s]
-            for number in idle:
-                held = self._handles.pop(number)
+            for number in list(self._handles):
+                held = self._handles.get(number)  # while others were closed it may have been, or be in use
+                if held is None or held.busy or held.used_s >= limit_s:
+                    continue
+                del self._handles[number]
                 log.info("handle %d was idle for %g s and is closed", number, IDLE_S)
                 await filesystem.release(held.handle)
 
@@ -135,6 +194,17 @@ class Gateway:
             )
         held.used_s = trio.current_time()
         return held
+
+    @contextmanager
+    def _in_use(self, number: int) -> Iterator[_Held]:
+        """A handle that is not idle inside the block."""
+        held = self._held(number)
+        held.busy += 1
+        try:
+            yield held
+        finally:
+            held.busy -= 1
+            held.used_s = trio.current_time()
 
     def _hold(self, handle: Handle) -> int:
         number = next(self._numbers)
@@ -270,36 +340,32 @@ class Gateway:
     async def _release(
         self, _: RequestContext, request: pb.ReleaseRequest, __: DataBuffer | None
     ) -> types_pb2.Empty:
-        held = self._held(request.handle)
-        del self._handles[request.handle]
-        await (await self._fs()).release(held.handle)
+        with self._drain.work():
+            held = self._held(request.handle)
+            del self._handles[request.handle]
+            await (await self._fs()).release(held.handle)
         return types_pb2.Empty()
 
     async def _read(self, _: RequestContext, request: pb.ReadRequest, __: DataBuffer | None) -> pb.ReadReply:
-        held = self._held(request.handle)
-        if request.length_bytes > READ_MAX_BYTES:
-            raise InvalidError(f"a Read is at most {READ_MAX_BYTES} bytes; use ReadStream for more")
-        return await self._piece(held, request.offset_bytes, request.length_bytes)
+        with self._in_use(request.handle) as held:
+            if request.length_bytes > READ_MAX_BYTES:
+                raise InvalidError(f"a Read is at most {READ_MAX_BYTES} bytes; use ReadStream for more")
+            return await self._piece(held, request.offset_bytes, request.length_bytes)
 
     async def _piece(self, held: _Held, offset_bytes: int, length_bytes: int) -> pb.ReadReply:
-        fs = await self._fs()
-        held.busy += 1
-        try:
-            data = await fs.read(held.handle, offset_bytes, length_bytes)
-            return pb.ReadReply(data=bytes(data))  # copied before anything else runs
-        finally:
-            held.busy -= 1
-            held.used_s = trio.current_time()
+        data = await (await self._fs()).read(held.handle, offset_bytes, length_bytes)
+        return pb.ReadReply(data=bytes(data))  # copied before anything else runs
 
     async def _read_stream(self, _: RequestContext, request: pb.ReadRequest) -> AsyncIterator[pb.ReadReply]:
         offset, left = request.offset_bytes, request.length_bytes
-        while left:
-            reply = await self._piece(self._held(request.handle), offset, min(left, PIECE_BYTES))
-            if not reply.data:
-                return
-            offset += len(reply.data)
-            left -= len(reply.data)
-            yield reply
+        with self._in_use(request.handle):  # also while its reader takes its time
+            while left:
+                reply = await self._piece(self._held(request.handle), offset, min(left, PIECE_BYTES))
+                if not reply.data:
+                    return
+                offset += len(reply.data)
+                left -= len(reply.data)
+                yield reply
 
     async def _write(
         self, _: RequestContext, request: pb.WriteRequest, __: DataBuffer | None
@@ -307,30 +373,33 @@ class Gateway:
         return pb.WriteReply(written_bytes=await self._put(request))
 
     async def _put(self, request: pb.WriteRequest) -> int:
-        held = self._held(request.handle)
-        fs = await self._fs()
-        held.busy += 1
-        try:
+        with self._drain.work(), self._in_use(request.handle) as held:
+            fs = await self._fs()
             count = await fs.write(held.handle, request.offset_bytes, request.data)
+            held.written_bytes += count
             if held.handle.flags & (os.O_SYNC | os.O_DSYNC):
-                await fs.fsync(held.handle)
+                with held.saving():
+                    await fs.fsync(held.handle)
             return count
-        finally:
-            held.busy -= 1
-            held.used_s = trio.current_time()
 
     async def _write_stream(
         self, _: RequestContext, requests: AsyncIterator[pb.WriteRequest]
     ) -> pb.WriteReply:
         total = 0
-        async for request in requests:
-            total += await self._put(request)
+        with ExitStack() as in_use:  # also while the writer takes its time
+            used: set[int] = set()
+            async for request in requests:
+                if request.handle not in used:
+                    in_use.enter_context(self._in_use(request.handle))
+                    used.add(request.handle)
+                total += await self._put(request)
         return pb.WriteReply(written_bytes=total)
 
     async def _flush(
         self, _: RequestContext, request: pb.FlushRequest, __: DataBuffer | None
     ) -> types_pb2.Empty:
-        await (await self._fs()).flush(self._held(request.handle).handle)
+        with self._in_use(request.handle) as held, held.saving():
+            await (await self._fs()).flush(held.handle)
         return types_pb2.Empty()
 
     async def _fsync(
@@ -338,7 +407,11 @@ class Gateway:
     ) -> types_pb2.Empty:
         fs = await self._fs()
         if request.handle:
-            await fs.fsync(self._held(request.handle).handle, request.data_only)
+            with self._in_use(request.handle) as held, held.saving():
+                await fs.fsync(held.handle, request.data_only)
         else:
-            await fs.sync()
+            with ExitStack() as saving:
+                for held in self._handles.values():
+                    saving.enter_context(held.saving())
+                await fs.sync()
         return types_pb2.Empty()

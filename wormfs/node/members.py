@@ -198,7 +198,7 @@ class Members:
             return False
         uuids = {disk.number: disk.uuid for disk in self.map().disks}
         if any(disk.number and disk.uuid and disk.uuid != uuids.get(disk.number) for disk in request.disks):
-            return False  # it was forgotten while it was cut off, and its number is another one's now
+            return False  # forgotten while it was cut off; its number may be another's, by an older master
         version = request.version or life.version  # older programs do not tell it
         if self._hear(request.node, request.disks, version, request.load):
             self.touch()

@@ -94,7 +94,9 @@ class _Node:
             finally:
                 with trio.CancelScope(shield=True):
                     log.info("stopping: letting what is under way end")
-                    await self.parts.drain.finish(self.config.drain_s)
+                    until_s = trio.current_time() + self.config.drain_s
+                    await self.parts.gateway.finish(self.config.drain_s)  # its chunks go to this node, too
+                    await self.parts.drain.finish(max(0.0, until_s - trio.current_time()))
                     if self.membership is not None:
                         await self.membership.say_goodbye()
                 services.cancel()

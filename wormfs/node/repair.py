@@ -296,11 +296,13 @@ class Repair:
             whole_pass.cancel()
             return
         except WormError as error:
-            self._failed += 1
-            self._failure = error.message
-            level = logging.WARNING if self._failed <= LOGGED_FAILURES else logging.DEBUG
-            log.log(level, "not repaired: %s", error.message)
-            return
+            if self._is_there(each):
+                self._failed += 1
+                self._failure = error.message
+                level = logging.WARNING if self._failed <= LOGGED_FAILURES else logging.DEBUG
+                log.log(level, "not repaired: %s", error.message)
+                return
+            done = False
         finally:
             slots.release()
         now = self.progress
@@ -308,12 +310,19 @@ class Repair:
         now.waiting_bytes = max(0, now.waiting_bytes - stripe.length_bytes)
         self._damaged.pop(stripe.stripe_id, None)
         if not done:
-            return  # the file changed meanwhile: whoever wrote it wrote it whole
+            return  # the file changed meanwhile, or went: whoever wrote it wrote it whole
         if need is Need.WIDEN:
             now.widened += 1
         else:
             now.rebuilt += 1
             now.rebuilt_bytes += stripe.length_bytes
+
+    def _is_there(self, each: FileStripe) -> bool:
+        """Whether the file has the stripe still; so for all one knows, while there is no state."""
+        try:
+            return self._machine.stripe_by_id(each.inode, each.stripe.stripe_id) is not None
+        except WormError:
+            return True
 
     async def _keep_rate(self, length_bytes: int) -> None:
         if self._rate_bytes:

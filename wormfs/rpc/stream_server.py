@@ -230,11 +230,16 @@ class ServerConnection:
     async def _serve(self, frame: Frame, scope: trio.CancelScope) -> bool:
         """Run one request's handler and answer. Returns whether it waited."""
         _, method, request_id, timeout_ms, _, data_bytes = frame.header
-        entry = self._registry.by_number.get(method)
-        if entry is None:
-            raise ProtocolError(f"unknown method {method:#x}")
         if request_id in self._in_flight:
             raise ProtocolError(f"request {request_id} is under way already")
+        entry = self._registry.by_number.get(method)
+        if entry is None:  # the client's program is newer, or asks for what another node serves
+            await self._link.receive_data(data_bytes, DataSink())
+            unknown = ProtocolError(
+                f"this node serves no method {method:#x}: it may be older than its client"
+            )
+            self._answer_error(request_id, unknown, now=False)
+            return False
         request = entry.method.request.FromString(frame.message)
         buffer = await self._receive_data(entry, data_bytes) if data_bytes else None
         if entry.streaming and not isinstance(buffer, WormError):

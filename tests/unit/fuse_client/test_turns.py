@@ -183,6 +183,50 @@ async def test_what_is_not_there_is_waited_for() -> None:
             assert os.read(ours.fileno(), 1) == b"x"
 
 
+class TakesBack(trio.abc.Instrument):
+    """Takes what a task was woken for before the task looks, once."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self.waiting: trio.lowlevel.Task | None = None
+        self.taken = b""
+        self._ours = ours
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task is self.waiting and not self.taken:
+            self.taken = self._ours.recv(1)
+
+
+async def test_what_is_gone_again_when_it_is_looked_for_is_waited_for() -> None:
+    """A request goes with its caller; reading then would block the whole process."""
+    ours, theirs = socket.socketpair()
+    lowlevel = turns._Lowlevel()
+    takes_back = TakesBack(ours)
+    ended = trio.Event()
+
+    async def wait() -> None:
+        takes_back.waiting = trio.lowlevel.current_task()
+        await lowlevel.wait_readable(ours.fileno())
+        ended.set()
+
+    with ours, theirs:
+        ours.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await settle()
+            trio.lowlevel.add_instrument(takes_back)
+            theirs.send(b"1")
+            with trio.fail_after(5):
+                while not takes_back.taken:
+                    await trio.lowlevel.checkpoint()
+            await settle()
+            assert not ended.is_set()
+            theirs.send(b"2")
+            with trio.fail_after(5):
+                await ended.wait()
+            trio.lowlevel.remove_instrument(takes_back)
+        assert (takes_back.taken, ours.recv(1)) == (b"1", b"2")
+
+
 async def test_a_wait_ends_when_the_device_is_closed() -> None:
     ours, theirs = socket.socketpair()
     lowlevel = turns._Lowlevel()

@@ -515,6 +515,43 @@ def test_replaced_stripes_and_forgotten_disks_are_replayed(owner: Owner) -> None
     assert (counts.garbage_chunks, counts.stripes, counts.allocations) == (2, 1, 0)
 
 
+def register(machine: Machine, *names: str) -> list[tuple[int, int]]:
+    """A node with one disk by each name; their numbers."""
+    given = []
+    for name in names:
+        node = machine.register_node(cluster_pb2.NodeInfo(name=name, addresses=["x:1"]))
+        given.append((node, machine.register_disk(cluster_pb2.DiskInfo(uuid=name, node=node, path="/"))))
+    return given
+
+
+@pytest.mark.parametrize("began", ["going on", "restarted", "rebuilt", "from a snapshot"])
+async def test_numbers_of_forgotten_disks_and_nodes_are_not_given_out_again(owner: Owner, began: str) -> None:
+    """What is late and names the old disk must not mean the new one."""
+    assert register(owner.machine, "a", "b", "c") == [(1, 1), (2, 2), (3, 3)]
+    owner.machine.forget_disk(3)
+    owner.machine.forget_disk(2)
+    if began == "restarted":
+        owner.reopen()
+    elif began == "rebuilt":
+        owner.machine._keeper.rebuild_state("test")
+    elif began == "from a snapshot":
+        await owner.machine.snapshot()
+        owner.machine._keeper.rebuild_state("test")
+    assert register(owner.machine, "d") == [(4, 4)]
+
+
+def test_a_state_of_an_older_program_goes_on_behind_the_numbers_it_has(owner: Owner) -> None:
+    """It did not keep the highest; its digest stays what it was, as that of replicas that have it."""
+    register(owner.machine, "a", "b")
+    digest = owner.machine.digest()
+    state = owner.machine._keeper.state
+    state.commit()
+    state.connection.execute("DELETE FROM head WHERE key IN ('last_disk', 'last_node')")
+    state.reload()
+    assert owner.machine.digest() == digest
+    assert register(owner.machine, "c") == [(3, 3)]
+
+
 @pytest.mark.parametrize("field", ["operation", "acknowledged"])
 def test_a_number_past_63_bits_is_refused_before_it_is_logged(owner: Owner, field: str) -> None:
     """SQLite could not take it: a log with it would make no state, here and on no other server."""

@@ -125,17 +125,25 @@ class OneNode:
             round_ended=self.rounds,
         )
 
-    async def fsck(self) -> list[str]:
-        """The kinds of the problems it finds."""
+    async def problems(
+        self, *, verify_data: bool = False, collect_unknown: bool = False
+    ) -> list[cluster_pb2.FsckReply]:
+        """What fsck finds."""
         found = self.damaged.append
         check = Fsck(
             self.machine,
             self.members,
             self.links,
             found_damaged=lambda disk, key: found((disk, key)),
-            verify_data=False,
+            verify_data=verify_data,
+            collect_unknown=collect_unknown,
         )
-        return [each.kind async for each in check.run() if each.problem]
+        return [each async for each in check.run() if each.problem]
+
+    async def fsck(self, *, verify_data: bool = False, collect_unknown: bool = False) -> list[str]:
+        """The kinds of the problems it finds."""
+        found = await self.problems(verify_data=verify_data, collect_unknown=collect_unknown)
+        return [each.kind for each in found]
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from tests.unit.node.one_node import CHUNK_BYTES, OneNode, one_node
+from wormfs.codec.chunk_format import HEADER_BYTES
 from wormfs.core.errors import NotFoundError
 from wormfs.core.types import ChunkKey
 from wormfs.node.chunk_service import id_from
@@ -55,6 +56,87 @@ async def test_a_name_that_no_number_has_does_not_end_it(tmp_path: Path, name: s
         world.store.chunk_path(3, lost).unlink()
         assert await world.fsck() == ["damaged-chunk", "missing-chunk"]
         assert set(world.damaged) == {(3, lost)}
+
+
+def flip(path: Path, offset_bytes: int) -> None:
+    """Damage one byte; behind the first 4 KiB it is data."""
+    with path.open("r+b") as file:
+        file.seek(offset_bytes)
+        (value,) = file.read(1)
+        file.seek(offset_bytes)
+        file.write(bytes([value ^ 1]))
+
+
+def chunk(world: OneNode, inode: int, stripe: int, index: int) -> Path:
+    """A chunk's file; the files lie on disks 1, 2, 3."""
+    key = ChunkKey(inode, world.stripes(inode)[stripe].stripe_id, index)
+    return world.store.chunk_path(index + 1, key)
+
+
+async def test_a_file_with_more_damaged_chunks_than_parity_is_lost(tmp_path: Path) -> None:
+    """Damaged anywhere in their data: only a look at all of it shows it."""
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        for index in (0, 2):
+            flip(chunk(world, inode, 1, index), HEADER_BYTES + CHUNK_BYTES - 1)
+        assert await world.fsck() == []
+        problems = await world.problems(verify_data=True)
+        assert [each.kind for each in problems] == ["damaged-chunk", "damaged-chunk", "lost-file"]
+        assert problems[-1].problem.startswith(f"/file (inode {inode}): 1 of its stripes")
+
+
+async def test_damaged_and_missing_chunks_count_together(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        flip(chunk(world, inode, 0, 0), HEADER_BYTES)
+        chunk(world, inode, 0, 1).unlink()
+        assert await world.fsck(verify_data=True) == ["damaged-chunk", "missing-chunk", "lost-file"]
+
+
+async def test_as_many_damaged_chunks_as_parity_lose_no_file(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        flip(chunk(world, inode, 0, 0), HEADER_BYTES)
+        flip(chunk(world, inode, 1, 1), HEADER_BYTES)
+        assert await world.fsck(verify_data=True) == ["damaged-chunk", "damaged-chunk"]
+
+
+async def test_chunks_whose_headers_were_mended_lose_no_file(tmp_path: Path) -> None:
+    """They are told of, and can be read."""
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        for index in range(3):
+            flip(chunk(world, inode, 0, index), 100)
+        assert await world.fsck(verify_data=True) == ["damaged-chunk"] * 3
+        assert await world.read(inode) == CONTENT
+
+
+async def test_chunks_with_headers_past_mending_lose_their_file(tmp_path: Path) -> None:
+    """Shown by any listing."""
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        for index in range(2):
+            with chunk(world, inode, 0, index).open("r+b") as file:
+                file.write(Random(index).randbytes(HEADER_BYTES))
+        assert await world.fsck() == ["damaged-chunk", "damaged-chunk", "lost-file"]
+
+
+@pytest.mark.parametrize("offset_bytes", [0, HEADER_BYTES], ids=["header", "data"])
+async def test_a_damaged_chunk_of_no_file_is_named_and_collected(tmp_path: Path, offset_bytes: int) -> None:
+    """Nothing else would ever take it away, and fsck never be clean again."""
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        stripe = world.stripes(inode)[0]
+        assert world.machine.next_stripe_id > stripe.stripe_id
+        stray = world.store.chunk_path(4, ChunkKey(inode, stripe.stripe_id, 0))
+        stray.parent.mkdir(parents=True)
+        content = bytearray(chunk(world, inode, 0, 0).read_bytes())
+        content[offset_bytes : offset_bytes + HEADER_BYTES] = Random(1).randbytes(HEADER_BYTES)
+        stray.write_bytes(content)
+        assert await world.fsck(verify_data=True) == ["damaged-chunk", "leftover-chunk"]
+        assert await world.fsck(verify_data=True, collect_unknown=True) == ["damaged-chunk", "collected"]
+        assert await world.fsck(verify_data=True) == []
+        assert await world.read(inode) == CONTENT
 
 
 async def test_a_node_reports_chunks_that_its_own_disks_lack(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_new_master_takes_no_forgotten_disk_from_an_older_map(machine: Machine
 
 
 def test_a_disk_whose_number_is_anothers_now_is_to_register(members: Members) -> None:
-    """It was forgotten while its node was cut off, and the number went to the next new disk."""
+    """An older master gave the numbers of forgotten disks out again."""
     node = join(members, "node", ["a", "b"])
     assert beat(members, node, [2], uuid="b")
     assert not beat(members, node, [2], uuid="forgotten")

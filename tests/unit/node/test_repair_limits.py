@@ -22,7 +22,7 @@ from wormfs.node.repair import Repair
 from wormfs.rpc import methods as m
 from wormfs.rpc.registry import Registry
 from wormfs.rpc.stream_server import serve_streams
-from wormfs.rpc.v1 import cluster_pb2
+from wormfs.rpc.v1 import cluster_pb2, filesystem_pb2
 
 pytestmark = pytest.mark.timeout(30)
 STRIPES = 6
@@ -150,6 +150,39 @@ async def test_a_stripe_that_can_be_widened_is_so_once(tmp_path: Path) -> None:
 
 
 # What changes meanwhile
+
+
+async def test_a_file_that_is_removed_while_it_is_to_be_repaired_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page of stripes may be worked at for minutes."""
+    async with one_node(tmp_path) as world:
+        inode = await world.write_file(CONTENT, [1, 2, 3])
+        repair = world.repair()
+        for disk, key in first_chunks(world, inode):
+            repair.note_damaged(disk, key)
+        stripes_page, pages = world.machine.stripes_page, 0
+
+        def removing(*arguments: object) -> object:
+            nonlocal pages
+            pages += 1
+            page = stripes_page(*arguments)  # type: ignore[arg-type]
+            if pages == 2:  # the survey was the first
+                chunks = [(disk, key.stripe_id) for disk, key in first_chunks(world, inode)]
+                assert len(chunks) == STRIPES
+                world.machine.execute(filesystem_pb2.UnlinkRequest(parent=1, name=b"file"))
+                assert world.machine.free_orphan(inode)
+                for disk in world.machine.garbage_disks():
+                    for each in world.machine.garbage(disk):
+                        world.store.chunk_path(disk, ChunkKey(*each)).unlink()
+            return page
+
+        monkeypatch.setattr(world.machine, "stripes_page", removing)
+        world.nursery.start_soon(repair.run)
+        await world.rounds.pass_by(1)
+        assert pages > 2
+        assert (repair.progress.stuck, repair.progress.waiting) == (0, 0)
+        assert not [each for each in caplog.records if each.getMessage().startswith("not repaired")]
 
 
 async def test_damage_reported_during_a_survey_is_kept(

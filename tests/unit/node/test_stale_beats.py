@@ -1,4 +1,4 @@
-"""A node that was forgotten while it was cut off is back: it speaks for nobody whose numbers it had."""
+"""Nodes that are back after they were cut off speak for nobody who took their place."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_forgotten_node_cannot_beat_for_another(members: Members, clock: Clock
     members.sweep()
     members.forget_disk(old.disks[0].number)
     new = register(members, "new", "u3")
-    assert (new.node, new.disks[0].number) == (old.node, old.disks[0].number)  # its numbers, again
+    assert (new.node, new.disks[0].number) == (old.node + 1, old.disks[0].number + 1)
     assert beat(members, new)
     clock.now_s += 10
     members.sweep()  # the new one is silent

@@ -1,17 +1,19 @@
-"""Uploads whose clients send nothing more, beside the calls of others."""
+"""Uploads whose clients send nothing for a while, and those whose node takes nothing more."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
 
-from tests.unit.rpc.conftest import ECHO, Server
+from tests.unit.rpc.conftest import ECHO, SLOW, Server
+from wormfs.core.errors import DeadlineError
 from wormfs.rpc import methods
 from wormfs.rpc.grpc_client import GrpcClient
 from wormfs.rpc.grpc_server import serve_grpc
-from wormfs.rpc.registry import Registry, RequestContext
+from wormfs.rpc.registry import ClientStreamHandler, Registry, RequestContext
 from wormfs.rpc.v1 import filesystem_pb2
 
 pytestmark = pytest.mark.timeout(30)
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.timeout(30)
 UPLOADS = 64
 LIMIT_S = 20.0
 ANSWER_S = 5.0
+PATIENCE_S = 0.3
 
 
 class Uploads:
@@ -29,6 +32,25 @@ class Uploads:
         self.begun = 0
         self.go_on = threading.Event()
         self.ended: list[int] = []
+
+    async def take_none(
+        self, context: RequestContext, requests: AsyncIterator[filesystem_pb2.WriteRequest]
+    ) -> filesystem_pb2.WriteReply:
+        """A node that stalls with its first request."""
+        await anext(aiter(requests))
+        self.all_begun.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def answer_never(
+        self, context: RequestContext, requests: AsyncIterator[filesystem_pb2.WriteRequest]
+    ) -> filesystem_pb2.WriteReply:
+        """A node that stalls with its answer."""
+        async for _ in requests:
+            pass
+        self.all_begun.set()
+        await trio.sleep_forever()
+        raise AssertionError
 
     async def write_stream(
         self, context: RequestContext, requests: AsyncIterator[filesystem_pb2.WriteRequest]
@@ -81,3 +103,63 @@ async def test_others_are_served_while_uploads_stall() -> None:
                     uploads.go_on.set()
         nursery.cancel_scope.cancel()
     assert uploads.ended == [5] * UPLOADS
+
+
+@asynccontextmanager
+async def node(
+    handler: ClientStreamHandler[filesystem_pb2.WriteRequest, filesystem_pb2.WriteReply],
+) -> AsyncIterator[str]:
+    """Its address."""
+    registry = Registry()
+    registry.add(methods.FILESYSTEM_WRITE_STREAM, handler)
+    registry.add(SLOW, Server([]).slow)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve_grpc, registry, "127.0.0.1:0", grace_s=0.2))
+        with trio.fail_after(LIMIT_S):
+            yield address
+        nursery.cancel_scope.cancel()
+
+
+async def test_time_that_the_source_takes_is_not_the_nodes() -> None:
+    """It says nothing for longer than the node may: at its begin, in between and at its end."""
+    uploads = Uploads()
+
+    def let_time_pass(address: str) -> None:
+        """As long as a node has that never answers, and some more."""
+        with GrpcClient(address) as client, pytest.raises(DeadlineError):
+            client.call(SLOW, filesystem_pb2.ReadLinkRequest(), timeout_s=1.5 * PATIENCE_S)
+
+    def slow(address: str) -> Iterator[filesystem_pb2.WriteRequest]:
+        let_time_pass(address)
+        yield filesystem_pb2.WriteRequest(data=b"12")
+        let_time_pass(address)
+        yield filesystem_pb2.WriteRequest(data=b"345")
+        let_time_pass(address)
+
+    async with node(uploads.write_stream) as address:
+
+        def upload() -> int:
+            with GrpcClient(address) as client:
+                method = methods.FILESYSTEM_WRITE_STREAM
+                return client.upload(method, slow(address), timeout_s=PATIENCE_S).written_bytes
+
+        assert await trio.to_thread.run_sync(upload) == 5
+
+
+@pytest.mark.parametrize("stall", ["take_none", "answer_never"])
+async def test_a_node_that_stalls_is_waited_for_no_longer_than_told(stall: str) -> None:
+    uploads = Uploads()
+    count = 40 if stall == "take_none" else 2  # more than gRPC takes in for a node that does not
+
+    def pieces() -> Iterator[filesystem_pb2.WriteRequest]:
+        for _ in range(count):
+            yield filesystem_pb2.WriteRequest(data=bytes(1 << 20))
+
+    async with node(getattr(uploads, stall)) as address:
+
+        def upload() -> None:
+            with GrpcClient(address) as client, pytest.raises(DeadlineError, match=address):
+                client.upload(methods.FILESYSTEM_WRITE_STREAM, pieces(), timeout_s=PATIENCE_S)
+
+        await trio.to_thread.run_sync(upload)
+        await uploads.all_begun.wait()

@@ -32,6 +32,7 @@ from wormfs.rpc.frames import (
     KIND_REQUEST,
     pack_frame,
 )
+from wormfs.rpc.methods import Method
 from wormfs.rpc.sockets import TcpAddress, UnixAddress, parse_address
 from wormfs.rpc.stream_client import open_connection
 from wormfs.rpc.stream_server import Answer, DataBuffer, Registry, RequestContext, serve_streams
@@ -66,7 +67,6 @@ async def read_to_end(stream: trio.SocketStream) -> bytes:
 GOOD = pack_frame(KIND_REQUEST, ECHO.number, 1, 1000, b"", 0)
 BROKEN: dict[str, bytes] = {
     "garbage": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "unknown method": pack_frame(KIND_REQUEST, 12345, 1, 1000, b"", 0),
     "a server's frame": pack_frame(KIND_REPLY, 0, 1, 0, b"", 0),
     "a push": pack_frame(KIND_PUSH, 0, 0, 0, b"", 0),
     "unparsable request": pack_frame(KIND_REQUEST, ECHO.number, 1, 1000, b"\xff\xff\xff", 0),
@@ -88,6 +88,40 @@ async def test_broken_frames_close_that_connection_with_one_line(
         assert bool(received) == (what == "garbage after a request")
         await stream.aclose()
         await assert_serving(server)
+
+
+UNKNOWN: Method[chunk_pb2.PutChunkRequest, chunk_pb2.PutChunkReply] = Method(
+    "wormfs.v1.Chunks/OfANewerProgram", chunk_pb2.PutChunkRequest, chunk_pb2.PutChunkReply
+)
+
+
+@pytest.mark.parametrize("data_bytes", [0, 20, 3 << 20])
+async def test_a_method_of_a_newer_program_is_an_error_of_its_call_alone(
+    data_bytes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its data is read past; what is under way on the connection, and what comes behind, is served."""
+    async with (
+        running_server(unix_address(tmp_path)) as server,
+        open_connection(server.addresses, timeout_s=TIMEOUT_S) as connection,
+    ):
+
+        async def slow() -> None:
+            request = filesystem_pb2.ReadLinkRequest(inode=4)
+            assert (await connection.call(SLOW, request, timeout_s=TIMEOUT_S)).message.target == b"4"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slow)
+            await server.entered.wait()
+            for _ in range(2):
+                with pytest.raises(ProtocolError, match=f"method {UNKNOWN.number:#x}"):
+                    await connection.call(
+                        UNKNOWN, chunk_pb2.PutChunkRequest(), timeout_s=TIMEOUT_S, data=[bytes(data_bytes)]
+                    )
+            reply = await connection.call(ECHO, filesystem_pb2.GetAttrRequest(inode=7), timeout_s=TIMEOUT_S)
+            assert reply.message.sequence == 7
+            server.release.set()
+        assert not connection.closed.is_set()
+    assert caplog.records == []
 
 
 async def test_random_bytes_never_crash_or_hang_the_server(tmp_path: Path) -> None:
