@@ -17,7 +17,6 @@ from wormfs.core.errors import (
     DataLossError,
     StaleError,
     UnavailableError,
-    WormError,
     WrongClusterError,
 )
 from wormfs.metadata.election import Mastership, campaign, current_leader
@@ -107,9 +106,13 @@ class ReplicaRole:
                     await self._follow(leader, revision)
             except* UnavailableError as group:  # a role's nursery wraps what went wrong in it
                 if not silent:
-                    log.warning("etcd does not answer: %s", first_of(group))
+                    self._nursery.start_soon(self._tell_silent, logging.WARNING, first_of(group))
                 silent = True
             await trio.sleep(PAUSE_S * random.random())
+
+    async def _tell_silent(self, level: int, error: UnavailableError) -> None:
+        """A task of its own: to find out why takes seconds, in which etcd may be back."""
+        log.log(level, "etcd does not answer: %s", await self._client.explained(error))
 
     async def _name_replica(self) -> None:
         """Tell in etcd that there is a replica here: it counts before the log is trimmed."""
@@ -194,11 +197,8 @@ class ReplicaRole:
             try:
                 now, revision = await current_leader(self._client, self._keys)
             except UnavailableError as error:  # nobody else is elected meanwhile
-                log.log(
-                    logging.DEBUG if silent else logging.INFO,
-                    "etcd does not say who is master: %s",
-                    error.message,
-                )
+                if not silent:
+                    self._nursery.start_soon(self._tell_silent, logging.INFO, error)
                 silent = True
                 await trio.sleep(PAUSE_S)
                 continue
@@ -321,12 +321,12 @@ def naming(seen: cluster_pb2.ClusterMap, master: str) -> cluster_pb2.ClusterMap:
     return named
 
 
-def first_of(group: BaseExceptionGroup[WormError]) -> str:
-    """The first error's message, however deep it is."""
-    error: BaseException = group
+def first_of(group: BaseExceptionGroup[UnavailableError]) -> UnavailableError:
+    """The first error, however deep it is."""
+    error: UnavailableError | BaseExceptionGroup[UnavailableError] = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return error
 
 
 def etcd_options(config: NodeConfig) -> EtcdOptions:
