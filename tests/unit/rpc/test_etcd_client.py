@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.etcd_members import EtcdMembers, EtcdTls
+from tests.etcd_members import EtcdMembers, EtcdTls, make_certificates
 from wormfs.core.errors import (
     ConfigError,
     DeadlineError,
@@ -678,24 +678,6 @@ def test_secrets_are_not_shown() -> None:
 
 
 # TLS
-
-
-def make_certificates(folder: Path) -> EtcdTls:
-    """An authority and one certificate for 127.0.0.1, good for members and clients."""
-    folder.mkdir(exist_ok=True)
-    extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=IP:127.0.0.1\n", encoding="ascii")
-    new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    for command in (
-        f"req -x509 {new_key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca",
-        f"req {new_key} -keyout node.key -out node.csr -subj /CN=node",
-        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out node.pem -days 2"
-        f" -extfile {extensions.name}",
-    ):
-        subprocess.run(
-            ("openssl", *command.split()), cwd=folder, check=True, capture_output=True, timeout=30, text=True
-        )
-    return EtcdTls(folder / "ca.pem", folder / "node.pem", folder / "node.key")
 
 
 async def test_tls_both_ways(tmp_path: Path) -> None:
