@@ -42,6 +42,24 @@ class EtcdTls:
     key_file: Path
 
 
+def make_certificates(folder: Path) -> EtcdTls:
+    """An authority and one certificate for 127.0.0.1, good for members and clients."""
+    folder.mkdir(exist_ok=True)
+    extensions = folder / "extensions"
+    extensions.write_text("subjectAltName=IP:127.0.0.1\n", encoding="ascii")
+    new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    for command in (
+        f"req -x509 {new_key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca",
+        f"req {new_key} -keyout node.key -out node.csr -subj /CN=node",
+        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out node.pem -days 2"
+        f" -extfile {extensions.name}",
+    ):
+        subprocess.run(
+            ("openssl", *command.split()), cwd=folder, check=True, capture_output=True, timeout=30, text=True
+        )
+    return EtcdTls(folder / "ca.pem", folder / "node.pem", folder / "node.key")
+
+
 @dataclass(slots=True)
 class _Member:
     name: str
@@ -178,7 +196,7 @@ class EtcdMembers:
     def _make(self) -> None:
         shutil.rmtree(self.folder / "data", ignore_errors=True)
         (self.folder / "data").mkdir(parents=True)
-        ports = _free_ports(self._count * 3)
+        ports = free_ports(self._count * 3)
         self._members = [
             _Member(f"m{index}", ports.pop(), ports.pop(), ports.pop()) for index in range(self._count)
         ]
@@ -235,7 +253,7 @@ def _healthy(port: int) -> bool:
     return reply.get("health") == "true"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports of the loopback interface that nobody uses, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ClusterFactory
-from tests.harness import Cluster, run, wait_until
-from wormfs.cli.mounts import MountRecord, find_kernel_mount, read_record
+from tests.harness import WORMFS, Cluster, run, wait_until
+from wormfs.cli.mounts import MountRecord, find_kernel_mount, kernel_mounts, read_record
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,20 @@ def test_unreachable_cluster_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
     assert find_kernel_mount(tmp_path) is None
+
+
+def test_of_two_mounts_at_once_one_is_refused(served: Cluster, tmp_path: Path) -> None:
+    log_file = str(tmp_path.parent / "l")
+    command = [WORMFS, "mount", str(tmp_path), "--cluster", served.addresses, "--log-file", log_file]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        told = [each.communicate(timeout=60)[1] for each in both]
+        assert sorted(each.returncode for each in both) == [0, 2]
+        assert any("is under way" in line or "already a WormFS mount" in line for line in told)
+        assert [mount.point for mount in kernel_mounts()].count(tmp_path) == 1
+    finally:
+        while find_kernel_mount(tmp_path) is not None:
+            run("umount", tmp_path)
 
 
 def test_umount_of_something_else_is_an_error(tmp_path: Path) -> None:

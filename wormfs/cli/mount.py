@@ -1,6 +1,7 @@
 """`wormfs mount` and `wormfs umount`: start the mount process and wait until it serves; end it well."""
 
 import argparse
+import fcntl
 import os
 import re
 import select
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wormfs.cli.connection import add_cluster_options
@@ -75,11 +78,14 @@ def run_mount(arguments: argparse.Namespace) -> int:
     point = _usable_point(arguments.mountpoint)
     load_client_config(cluster=arguments.cluster, config=arguments.config)  # complain here, in one line
     given = _process_command(arguments, point)
-    if arguments.foreground:
-        sys.stdout.flush()
-        os.execv(given[0], given)
     log_file = _log_file(arguments.log_file, point)
-    process, answer = _start(given, log_file)
+    with _alone_at(point) as lock:
+        if arguments.foreground:
+            if lock is not None:
+                os.set_inheritable(lock, True)  # for as long as it is mounted
+            sys.stdout.flush()
+            os.execv(given[0], given)
+        process, answer = _start(given, log_file)
     if answer != "OK":
         raise _told_error(answer, log_file)
     print(f"mounted {point} (process {process}, log {log_file})")
@@ -161,6 +167,31 @@ def _usable_point(given: str) -> Path:
     if not stat.S_ISDIR(mode):
         raise NotDirectoryError(f"mount point {point} is not a directory")
     return point
+
+
+@contextmanager
+def _alone_at(point: Path) -> Iterator[int | None]:
+    """Hold a lock on the directory to mount on: of two at once one would hide the other.
+
+    None where the caller may not open it. Raises InvalidError when another one is about to mount there.
+    """
+    try:
+        descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        yield None
+        return
+    except OSError as error:
+        raise InvalidError(f"mount point {point}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidError(f"another `wormfs mount {point}` is under way") from None
+        if find_kernel_mount(point) is not None:
+            raise InvalidError(f"{point} is already a WormFS mount; unmount it first (wormfs umount {point})")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _process_command(arguments: argparse.Namespace, point: Path) -> list[str]:

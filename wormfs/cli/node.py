@@ -18,6 +18,8 @@ try:  # Ctrl-C may come before main() is there to answer it
     from wormfs.node.logging import set_up_logging
     from wormfs.node.node import run_node
     from wormfs.node.parts import package_version
+    from wormfs.node.replica_role import etcd_options
+    from wormfs.rpc.etcd_client import check_options
     from wormfs.rpc.memory import collect_rarely, raise_mmap_threshold
     from wormfs.settings.loader import Override
 except KeyboardInterrupt:
@@ -74,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = _load(parsed)
         if parsed.check:
+            _check_files(config)
             print("the configuration is right")
             return 0
         raise_mmap_threshold()
@@ -105,6 +108,12 @@ def _load(parsed: argparse.Namespace) -> NodeConfig:
     if not anything:
         raise ConfigError("nothing says what to serve: give --config FILE or --disk DIR (see --help)")
     return load_node_config(parsed.config, overrides=overrides)
+
+
+def _check_files(config: NodeConfig) -> None:
+    """What the node reads at its start beside the configuration. Raises ConfigError."""
+    if config.metadata.engine == "etcd":
+        check_options(etcd_options(config))
 
 
 def _make_socket_folder(config: NodeConfig) -> None:

@@ -152,7 +152,10 @@ class ClusterService:
             lacking = self._replication.warnings(reply)
         reply.warnings.extend(self._warnings(reply) + lacking)
         reply.health = self._verdict(reply)
-        if lacking and reply.health == "healthy":
+        full = self._machine.keeper.short_of_space
+        if full:
+            reply.warnings.append(f"{full}; until then nothing new can be written")
+        if (lacking or full) and reply.health == "healthy":
             reply.health = "degraded"
         return reply
 

@@ -88,7 +88,10 @@ async def member_states(metadata: MetadataConfig) -> list[MemberState]:
     """All members, by name. Needs one that answers, no quorum. Raises UnavailableError, NotPermittedError."""
     options = options_of(metadata)
     async with EtcdClient(options) as client:
-        members = await client.members()
+        try:
+            members = await client.members()
+        except UnavailableError as error:
+            raise UnavailableError(await client.explained(error)) from None
     addresses = [_address(url) for member in members for url in member.client_urls]
     statuses: dict[str, EtcdStatus] = {}
     if addresses:

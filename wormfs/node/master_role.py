@@ -53,7 +53,7 @@ class MasterRole:
         parts.info.number = parts.info.number or known.get(parts.config.name, 0)
         request = cluster_pb2.RegisterNodeRequest(cluster_id=machine.cluster_id, node=parts.info)
         request.disks.extend(disk_info(disk, parts.info.number) for disk in parts.disks)
-        reply = self.members.register(request)
+        reply = self.members.register(request, own=True)
         await machine.confirm()  # the numbers go onto the disks: they must stay true
         parts.info.number = self.members.own_node = reply.node
         self.members.touch()

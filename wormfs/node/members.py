@@ -122,10 +122,12 @@ class Members:
                 "check its `join` addresses and its disks"
             )
 
-    def register(self, request: cluster_pb2.RegisterNodeRequest) -> cluster_pb2.RegisterNodeReply:
-        """A node joins or comes back: give it and its disks their numbers.
+    def register(
+        self, request: cluster_pb2.RegisterNodeRequest, *, own: bool = False
+    ) -> cluster_pb2.RegisterNodeReply:
+        """A node joins or comes back: give it and its disks their numbers. `own`: the master's node itself.
 
-        Raises WrongClusterError, InvalidError.
+        Raises WrongClusterError, InvalidError; UnavailableError while another node is what it says to be.
         """
         node = request.node
         who = f"node {node.name}"
@@ -151,6 +153,8 @@ class Members:
                     "needed: empty the folder to add it as a new disk, or take it out of the configuration"
                 )
         self._refuse_namesake(node)
+        if not own:  # what it remembers of itself may be old
+            self._refuse_copies(request)
         number = self._machine.register_node(node)
         answer = cluster_pb2.RegisterNodeReply(cluster_id=self._machine.cluster_id, node=number)
         for disk in request.disks:
@@ -187,6 +191,35 @@ class Members:
                     raise UnavailableError(  # it may have just died, and this one be its successor
                         f"another node named {node.name} is online: stop it, or give this one another name"
                     )
+
+    def _refuse_copies(self, request: cluster_pb2.RegisterNodeRequest) -> None:
+        """A disk's folder that was copied has its number and its node's: the one that is served keeps both.
+
+        A node that comes back elsewhere, or a disk that was moved, is let in once the old place is silent.
+        """
+        node = request.node
+        for known in self._machine.nodes():
+            if known.number != node.number or list(known.addresses) == list(node.addresses):
+                continue
+            if self._is_up(known.number):
+                raise UnavailableError(
+                    f"{request.disks[0].path} is a disk of node {known.name}, which is online at "
+                    f"{', '.join(known.addresses)}: if it was copied from there, take it away here; if "
+                    f"{node.name} is that node under a new address, stop the other one"
+                )
+        served = {disk.uuid: disk for disk in self.map().disks if self.is_online(disk.number)}
+        for disk in request.disks:
+            elsewhere = served.get(disk.uuid)
+            if elsewhere is not None and elsewhere.node != node.number and self._is_up(elsewhere.node):
+                raise UnavailableError(
+                    f"{disk.path} is disk {elsewhere.number}, which node number {elsewhere.node} serves at "
+                    f"{elsewhere.path}: if it was copied from there, take it away here; if it was moved, "
+                    "take it out of that node's configuration"
+                )
+
+    def _is_up(self, node: int) -> bool:
+        life = self._nodes.get(node)
+        return life is not None and life.online
 
     def heartbeat(self, request: cluster_pb2.HeartbeatRequest) -> bool:
         """A node says it is alive; False when it must register (again). Raises WrongClusterError."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import trio
 
-from wormfs.core.errors import ConfigError, DiskError, WormError
+from wormfs.core.errors import ConfigError, DiskError, UnavailableError, WormError
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_seed import seed
 from wormfs.metadata.replica import Replica
@@ -81,6 +81,8 @@ async def with_etcd(config: NodeConfig, work: Callable[[EtcdClient], Awaitable[i
             if member is not None:
                 await nursery.start(member.run)
             outcome = await work(client)
+        except UnavailableError as error:
+            outcome = UnavailableError(await client.explained(error))
         except WormError as error:  # raised below: a nursery would wrap it
             outcome = error
         nursery.cancel_scope.cancel()

@@ -17,7 +17,6 @@ from wormfs.core.errors import (
     DataLossError,
     StaleError,
     UnavailableError,
-    WormError,
     WrongClusterError,
 )
 from wormfs.metadata.election import Mastership, campaign, current_leader
@@ -59,6 +58,7 @@ class ReplicaRole:
         self._seen: cluster_pb2.ClusterMap | None = None  # the newest map of another master
         self._membership: Membership | None = None
         self._told_empty = False
+        self._named = False
         self._client: EtcdClient
         self._replica: Replica
         self._nursery: trio.Nursery
@@ -89,14 +89,11 @@ class ReplicaRole:
                     await member.stop()
 
     async def _take_turns(self) -> NoReturn:
-        silent = named = False
+        silent = False
         while True:
             try:
                 # Before it is named, and others ask for it.
                 await refuse_other_history(self._client, self._keys, self._replica)
-                if not named:
-                    await self._name_replica()
-                    named = True
                 leader, revision = await current_leader(self._client, self._keys)
                 if silent:
                     log.info("etcd answers again")
@@ -107,17 +104,27 @@ class ReplicaRole:
                     await self._follow(leader, revision)
             except* UnavailableError as group:  # a role's nursery wraps what went wrong in it
                 if not silent:
-                    log.warning("etcd does not answer: %s", first_of(group))
+                    self._nursery.start_soon(self._tell_silent, logging.WARNING, first_of(group))
                 silent = True
             await trio.sleep(PAUSE_S * random.random())
 
+    async def _tell_silent(self, level: int, error: UnavailableError) -> None:
+        """A task of its own: to find out why takes seconds, in which etcd may be back."""
+        log.log(level, "etcd does not answer: %s", await self._client.explained(error))
+
     async def _name_replica(self) -> None:
-        """Tell in etcd that there is a replica here: it counts before the log is trimmed."""
+        """Tell in etcd that there is a replica here: it counts before the log is trimmed.
+
+        Once the master has let the node in, or nobody is master: not in the place of a namesake.
+        """
+        if self._named:
+            return
         info = self._parts.info
         record = replication_pb2.ReplicaRecord(
             name=info.name, addresses=info.addresses, machine_id=info.machine_id
         )
         await self._client.txn([], [put(self._keys.replica(info.name), record.SerializeToString())])
+        self._named = True
 
     # --- following ----------------------------------------------------------------------------
 
@@ -127,7 +134,8 @@ class ReplicaRole:
         membership = None
         addresses: list[str] = []
         who_is = "it was until it stopped or lost etcd, and the next one is elected when its lease there ends"
-        if leader.name != parts.config.name:
+        own = leader.name == parts.config.name and list(leader.addresses) == list(parts.info.addresses)
+        if not own:  # a namesake is told so by the master
             node = cluster_pb2.NodeInfo(addresses=leader.addresses, machine_id=leader.machine_id)
             addresses = usable_addresses(node, parts.info.machine_id)
             membership = Membership(addresses, parts.info, parts.disks)
@@ -149,8 +157,9 @@ class ReplicaRole:
         try:
             async with trio.open_nursery() as nursery:
                 if membership is not None:
-                    nursery.start_soon(self._belong, membership)
-                nursery.start_soon(follower.run)
+                    nursery.start_soon(self._belong, membership, follower)
+                else:
+                    nursery.start_soon(follower.run)
                 await self._until_gone(leader, revision)
                 nursery.cancel_scope.cancel()
         finally:
@@ -159,9 +168,14 @@ class ReplicaRole:
                 self._seen = membership.map
             serve_as_not_master(self._parts, NOBODY)
 
-    async def _belong(self, membership: Membership) -> None:
+    async def _belong(self, membership: Membership, follower: Follower) -> None:
         async with trio.open_nursery() as nursery:
+            if self._named:
+                nursery.start_soon(follower.run)
             await membership.join(nursery)
+            if not self._named:  # what it told the master to hold would count as its namesake's
+                await self._name_replica()
+                nursery.start_soon(follower.run)
             await self._parts.start_store(self._nursery, membership.cluster_id)
             self._membership = membership
             nursery.start_soon(membership.beat)
@@ -194,11 +208,8 @@ class ReplicaRole:
             try:
                 now, revision = await current_leader(self._client, self._keys)
             except UnavailableError as error:  # nobody else is elected meanwhile
-                log.log(
-                    logging.DEBUG if silent else logging.INFO,
-                    "etcd does not say who is master: %s",
-                    error.message,
-                )
+                if not silent:
+                    self._nursery.start_soon(self._tell_silent, logging.INFO, error)
                 silent = True
                 await trio.sleep(PAUSE_S)
                 continue
@@ -218,6 +229,7 @@ class ReplicaRole:
         self._check_cluster()
         if not await self._may_begin():
             return
+        await self._name_replica()
         candidate = replication_pb2.LeaderRecord(
             name=parts.config.name, addresses=parts.info.addresses, machine_id=parts.info.machine_id
         )
@@ -321,12 +333,12 @@ def naming(seen: cluster_pb2.ClusterMap, master: str) -> cluster_pb2.ClusterMap:
     return named
 
 
-def first_of(group: BaseExceptionGroup[WormError]) -> str:
-    """The first error's message, however deep it is."""
-    error: BaseException = group
+def first_of(group: BaseExceptionGroup[UnavailableError]) -> UnavailableError:
+    """The first error, however deep it is."""
+    error: UnavailableError | BaseExceptionGroup[UnavailableError] = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return error
 
 
 def etcd_options(config: NodeConfig) -> EtcdOptions:

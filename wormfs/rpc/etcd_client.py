@@ -12,8 +12,9 @@ from wormfs.core.errors import (
     UnavailableError,
 )
 from wormfs.rpc import etcd_types
-from wormfs.rpc.etcd_channel import STATUS, CallFailedError, EtcdEndpoint, EtcdMethod
+from wormfs.rpc.etcd_channel import STATUS, CallFailedError, EtcdEndpoint, EtcdMethod, credentials_of
 from wormfs.rpc.etcd_endpoints import EtcdEndpoints
+from wormfs.rpc.etcd_tls_check import tls_problem
 from wormfs.rpc.etcd_types import (
     Compare,
     EtcdLease,
@@ -44,6 +45,11 @@ _MEMBER_REMOVE = EtcdMethod("/etcdserverpb.Cluster/MemberRemove", etcd_pb2.EtcdM
 _MEMBER_PROMOTE = EtcdMethod("/etcdserverpb.Cluster/MemberPromote", etcd_pb2.EtcdMemberRemoveReply)
 
 
+def check_options(options: EtcdOptions) -> None:
+    """Raises ConfigError for TLS files that cannot be used; asks nobody."""
+    credentials_of(options)
+
+
 class EtcdClient:
     """Calls and watches; use it as an async context manager, from one trio run.
 
@@ -71,6 +77,10 @@ class EtcdClient:
     def close(self) -> None:
         """End calls and watches under way, which then raise UnavailableError, and the connections."""
         self._endpoints.close()
+
+    async def explained(self, error: UnavailableError) -> str:
+        """The error's message, or what is wrong with TLS when that is why nobody answers. Takes seconds."""
+        return await tls_problem(self._options) or error.message
 
     # Keys
 

@@ -32,6 +32,7 @@ class EtcdEndpoints:
         self._options = options
         self._token: str | None = None if options.user else ""  # None: to be got
         self._renewing = trio.Lock()
+        self._last_failure: CallFailedError | None = None
         self.closed = False
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class EtcdEndpoints:
                 if self._token is None:
                     self._token = await self._authenticate(deadline_s)
                 return self._token
-        raise DeadlineError("etcd: the time was over before the user was authenticated")
+        raise _no_answer(self._last_failure, self._options.timeout_s)
 
     def reject_token(self, token: str) -> bool:
         """Etcd did not take this token. Returns whether another one can be had."""
@@ -108,7 +109,7 @@ class EtcdEndpoints:
                 try:
                     return await endpoint.call(method, request, timeout_s=min(left_s, try_s), token=token)
                 except CallFailedError as error:
-                    failure = error
+                    failure = self._last_failure = error
                 if failure.passing:
                     endpoint.failed()
                 if not method.repeatable and not failure.not_done:

@@ -15,6 +15,7 @@ from tests.etcd_members import EtcdMembers
 from tests.unit.metadata.test_etcd_log import Node
 from tests.unit.node.serving import join
 from wormfs.core.errors import NotFoundError, NotMasterError
+from wormfs.metadata import keeper
 from wormfs.metadata.election import Mastership
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.machine import Machine
@@ -129,6 +130,19 @@ async def test_who_is_master_no_more_says_so_to_everything(tmp_path: Path, clien
             for method, request in asked + failing:
                 with pytest.raises(NotMasterError, match="the test says so"):
                     await connection.call(method, request, timeout_s=10)
+
+
+async def test_status_says_that_the_metadatas_disk_is_full(
+    tmp_path: Path, client: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every create fails with ENOSPC then, however much room the other disks have."""
+    async with deposable(tmp_path, client, EtcdKeys("full")) as served:
+        monkeypatch.setattr(keeper, "RESERVE_SEGMENTS", 1 << 40)  # no disk has so much
+        await served.machine.keeper.mind_space()
+        async with open_connection([served.address], timeout_s=5) as connection:
+            reply = (await connection.call(m.CLUSTER_GET_STATUS, pb.GetStatusRequest(), timeout_s=10)).message
+        assert any("is nearly full: free some space" in line for line in reply.warnings)
+        assert reply.health != "healthy"
 
 
 async def test_who_waits_for_a_grace_that_the_mastership_does_not_outlive_is_told(

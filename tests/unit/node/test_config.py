@@ -176,6 +176,21 @@ def test_the_example_configurations_are_right(name: str, capsys: pytest.CaptureF
     assert "right" in capsys.readouterr().out
 
 
+def test_check_reads_the_files_that_the_etcd_client_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "node.yaml"
+    for more, missing in (("user: worm, password_file: ", "password"), ("ca_file: ", "ca.pem")):
+        file.write_text(
+            f"disks: /srv/a\nmetadata: {{engine: etcd, endpoints: [a:1], {more}{tmp_path / missing}}}\n",
+            encoding="utf-8",
+        )
+        assert cli.main(["--config", str(file), "--check"]) == 2
+        shown = capsys.readouterr().err
+        assert str(tmp_path / missing) in shown
+        assert shown.count("\n") == 1
+
+
 def test_the_example_client_configuration_is_right_and_has_the_clients_options() -> None:
     made = load_client_config(config=CONFIG / "client.yaml", environment={})
     assert made.options == ClientSettings()

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from tests.unit.node.serving import POLICY, join, open_machine
+from wormfs.core.errors import UnavailableError
 from wormfs.core.placement import place_stripes
 from wormfs.metadata.machine import Machine
 from wormfs.node.members import Members
@@ -23,8 +24,13 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def members(machine: Machine) -> Members:
-    return Members(machine, silent_after_s=3.0, clock_s=lambda: 100.0)
+def clock() -> list[float]:
+    return [100.0]
+
+
+@pytest.fixture
+def members(machine: Machine, clock: list[float]) -> Members:
+    return Members(machine, silent_after_s=3.0, clock_s=lambda: clock[0])
 
 
 def beat(
@@ -72,6 +78,36 @@ def test_the_node_that_a_disk_left_does_not_speak_for_it(members: Members) -> No
     assert changes == []
     assert beat(members, new, [3], [2])
     assert changes == [False]  # its own node is heard
+
+
+def test_a_copied_disk_does_not_take_its_nodes_place(members: Members, clock: list[float]) -> None:
+    """The folder that was copied has the node's number too; its own node must stay what the map says."""
+    one = join(members, "one", ["a", "b"])
+    copy = pb.RegisterNodeRequest(
+        cluster_id=members.map().cluster_id, node=pb.NodeInfo(number=one, name="two", addresses=["y:1"])
+    )
+    copy.disks.add(number=1, uuid="a", path="/copy", state=pb.DISK_STATE_ONLINE)
+    before = members.map()
+    with pytest.raises(UnavailableError, match=r"/copy is a disk of node one, which is online at x:1"):
+        members.register(copy)
+    assert members.map() == before
+    clock[0] += 10  # the server came back under another address and name, and the old process is gone
+    members.sweep()
+    assert members.register(copy).node == one
+    assert [(node.name, list(node.addresses)) for node in members.map().nodes] == [("two", ["y:1"])]
+
+
+def test_a_copied_disk_beside_others_is_refused_until_it_is_pulled_out(members: Members) -> None:
+    old, new = join(members, "old", ["one", "two"]), join(members, "new", ["three"])
+    with pytest.raises(UnavailableError, match=r"/two is disk 2, which node number 1 serves at /two"):
+        restart(members, new, "new", {3: "three", 2: "two"})
+    assert members.node_of(2) == old
+
+
+def test_a_node_killed_and_started_again_at_once_is_no_copy(members: Members) -> None:
+    one = join(members, "one", ["a"])
+    restart(members, one, "one", {1: "a"})
+    assert members.is_online(1)
 
 
 def test_a_new_master_takes_no_forgotten_disk_from_an_older_map(machine: Machine, members: Members) -> None:

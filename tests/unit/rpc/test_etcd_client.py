@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.etcd_members import EtcdMembers, EtcdTls
+from tests.etcd_members import EtcdMembers, EtcdTls, make_certificates
 from wormfs.core.errors import (
     ConfigError,
     DeadlineError,
@@ -679,24 +680,6 @@ def test_secrets_are_not_shown() -> None:
 # TLS
 
 
-def make_certificates(folder: Path) -> EtcdTls:
-    """An authority and one certificate for 127.0.0.1, good for members and clients."""
-    folder.mkdir(exist_ok=True)
-    extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=IP:127.0.0.1\n", encoding="ascii")
-    new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    for command in (
-        f"req -x509 {new_key} -keyout ca.key -out ca.pem -days 2 -subj /CN=ca",
-        f"req {new_key} -keyout node.key -out node.csr -subj /CN=node",
-        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out node.pem -days 2"
-        f" -extfile {extensions.name}",
-    ):
-        subprocess.run(
-            ("openssl", *command.split()), cwd=folder, check=True, capture_output=True, timeout=30, text=True
-        )
-    return EtcdTls(folder / "ca.pem", folder / "node.pem", folder / "node.key")
-
-
 async def test_tls_both_ways(tmp_path: Path) -> None:
     tls, other = make_certificates(tmp_path / "tls"), make_certificates(tmp_path / "other")
     with EtcdMembers(tmp_path / "etcd", tls=tls) as members:
@@ -720,6 +703,64 @@ async def test_tls_both_ways(tmp_path: Path) -> None:
                 nursery.start_soon(refused, ca_file, cert)
         async with EtcdClient(known) as client:
             assert await value_of(client, b"tls") == b"1"
+
+
+async def test_what_is_wrong_with_tls_is_told_in_one_line(tmp_path: Path) -> None:
+    tls, other = make_certificates(tmp_path / "tls"), make_certificates(tmp_path / "other")
+
+    async def told(members: EtcdMembers, ca: Path | None, cert: EtcdTls | None, user: str) -> str:
+        cert_file, key_file = (cert.cert_file, cert.key_file) if cert else (None, None)
+        word = "word" if user else ""
+        wrong = EtcdOptions(members.endpoints, ca, cert_file, key_file, user, word, timeout_s=1.0)
+        async with EtcdClient(wrong) as client:
+            with pytest.raises(UnavailableError) as caught:
+                await client.range(b"tls")
+            line = await client.explained(caught.value)
+        assert members.endpoints[0] in line
+        assert "\n" not in line
+        return line
+
+    with EtcdMembers(tmp_path / "etcd", tls=tls) as members:
+        for user in ("", "root"):
+            assert "signed by the authority in ca_file" in await told(members, other.ca_file, tls, user)
+            assert "does not take the certificate in cert_file" in await told(
+                members, tls.ca_file, other, user
+            )
+            assert "asks for a certificate" in await told(members, tls.ca_file, None, user)
+            assert "it speaks TLS, and no ca_file is given" in await told(members, None, None, user)
+    with EtcdMembers(tmp_path / "plain") as members:
+        assert "it does not speak TLS" in await told(members, tls.ca_file, tls, "")
+
+
+async def test_who_does_not_answer_is_named_where_a_user_is_given(tmp_path: Path) -> None:
+    nobody = EtcdOptions(("127.0.0.1:1",), user="root", password=PASSWORD, timeout_s=0.5)
+    async with EtcdClient(nobody) as client:
+        for _ in range(5):  # which of two deadlines comes first must not matter
+            with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1.*are most of its members up"):
+                await client.range(b"key")
+
+
+def test_grpc_writes_nothing_to_standard_error(tmp_path: Path) -> None:
+    tls, other = make_certificates(tmp_path / "tls"), make_certificates(tmp_path / "other")
+    program = (
+        "import sys, trio; from pathlib import Path; from wormfs.rpc.etcd_client import EtcdClient\n"
+        "from wormfs.rpc.etcd_types import EtcdOptions\n"
+        "async def work():\n"
+        "    options = EtcdOptions((sys.argv[1],), *map(Path, sys.argv[2:]), timeout_s=1.0)\n"
+        "    async with EtcdClient(options) as client:\n"
+        "        print((await client.status())[0].problem)\n"
+        "trio.run(work)\n"
+    )
+    with EtcdMembers(tmp_path / "etcd", tls=tls) as members:
+        files = (other.ca_file, tls.cert_file, tls.key_file)
+        ended = subprocess.run(
+            (sys.executable, "-c", program, members.endpoints[0], *files),
+            capture_output=True,
+            check=True,
+            timeout=TEST_S,
+        )
+    assert b"CERTIFICATE_VERIFY_FAILED" in ended.stdout
+    assert ended.stderr == b""
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
