@@ -224,7 +224,14 @@ class FileWriter:
     def _clean(self, state: InodeState) -> None:
         state.mtime_ns = 0
         state.lapsed_change = 0
+        self.settled(state, *state.unanswered)
         self._held.pop(state.inode, None)
+
+    def settled(self, state: InodeState, *operations: int) -> None:
+        """What became of these commits is known, or does not matter: all bytes were committed since."""
+        for operation in operations:
+            state.unanswered.pop(operation, None)
+            self._session.answered(operation)
 
     def _take_back_failed(self, state: InodeState) -> None:
         """Make stripes whose store failed dirty again, under what was written since."""
@@ -285,7 +292,13 @@ class FileWriter:
             inode=state.inode, stripes=stripes, extents=extents, size_bytes=end, mtime_ns=mtime_ns
         )
         request.caller.SetInParent()
-        reply = await self._session.command(METADATA_COMMIT_WRITE, request)
+        try:
+            reply = await self._session.command(METADATA_COMMIT_WRITE, request)
+        except (UnavailableError, trio.Cancelled):
+            state.unanswered[request.caller.operation] = None
+            state.fresh = False  # whoever needs the map or the write lease next asks, and sees what was done
+            state.mark_stale()
+            raise
         attributes = reply.message.attributes
         if attributes.change > state.attributes.change:  # the answer to a later commit may have come first
             state.adopt_attributes(attributes)

@@ -22,6 +22,7 @@ from wormfs.client.options import ClientOptions
 from wormfs.client.peers import PeerTable
 from wormfs.core.errors import (
     DeadlineError,
+    InvalidError,
     NotMasterError,
     SessionExpiredError,
     UnavailableError,
@@ -54,6 +55,8 @@ RESUME_S = 3.0
 """One attempt to resume: nothing but the log in etcd can hold its answer back."""
 RETRY_PAUSE_MAX_S = 0.2
 """Between attempts while there is no master: about a tenth of what an election takes."""
+KEPT_BACK_MAX = 10_000
+"""For so many operations more the master is to remember its reply to a commit that got no answer."""
 RECALLED_MAX = 100_000
 """Inodes whose last recall is remembered; what was asked before older ones is not cached."""
 
@@ -143,6 +146,7 @@ class Session:
         self._watch = LinkWatch(peers)
         self._operation = 0
         self._outstanding: dict[int, None] = {}
+        self._kept_back: dict[int, None] = {}  # commits without an answer, until their owner gave up asking
         self._kept = KeptEntries()
         self._pushes = 0  # the number of the last one
         self._recalled: OrderedDict[int, int] = OrderedDict()  # inode -> number of its last recall
@@ -184,7 +188,10 @@ class Session:
         return await self._call(method, request, caller, self._options.deadline_s)
 
     async def command(self, method: Method[Req, Rep], request: Req) -> CallReply[Rep]:
-        """Have the master change something, exactly once."""
+        """Have the master change something, exactly once.
+
+        A commit that fails without an answer may have been done: `commit_done` tells, until `answered`.
+        """
         self._operation += 1
         operation = self._operation
         self._outstanding[operation] = None
@@ -192,8 +199,32 @@ class Session:
             caller: types_pb2.Caller = request.caller  # type: ignore[attr-defined]
             caller.operation = operation
             return await self._call(method, request, caller, self._options.deadline_s)
+        except (UnavailableError, trio.Cancelled):
+            if method is METADATA_COMMIT_WRITE:
+                self._kept_back[operation] = None
+            raise
         finally:
             del self._outstanding[operation]
+            while self._kept_back and next(iter(self._kept_back)) <= self._operation - KEPT_BACK_MAX:
+                del self._kept_back[next(iter(self._kept_back))]
+
+    async def commit_done(self, inode: int, operation: int) -> CallReply[filesystem_pb2.AttrReply] | None:
+        """What was answered to a commit, if it was done and the master remembers; it is not done by this.
+
+        Operations are counted through sessions: under the next one's id the number is nobody's.
+        """
+        # One that can only be refused, under the same number, is answered from the master's memory.
+        again = metadata_pb2.CommitWriteRequest(inode=inode)
+        again.caller.operation = operation
+        again.stripes.add()
+        try:
+            return await self.query(METADATA_COMMIT_WRITE, again)
+        except InvalidError:
+            return None
+
+    def answered(self, operation: int) -> None:
+        """It does not matter any more what became of a commit."""
+        self._kept_back.pop(operation, None)
 
     async def _call(
         self, method: Method[Req, Rep], request: Req, caller: types_pb2.Caller | None, timeout_s: float
@@ -246,7 +277,8 @@ class Session:
                 f"{method} was under way when the session expired; whether it was done is not known"
             )
         caller.session_id = self._session_id
-        caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
+        first = min(next(iter(each), self._operation + 1) for each in (self._outstanding, self._kept_back))
+        caller.acknowledged = first - 1
         return link.incarnation
 
     async def _ask(
