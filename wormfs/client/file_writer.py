@@ -68,6 +68,7 @@ class FileWriter:
         view = memoryview(data)
         position = 0
         state.mtime_ns = time.time_ns()
+        self._held.setdefault(state.inode, state)
         for part in split_range(offset_bytes, len(view), size):
             piece = view[position : position + part.length_bytes]
             position += part.length_bytes
@@ -81,7 +82,6 @@ class FileWriter:
             state.version += 1
             if dirty.covers(0, size):
                 await self._seal(state, part.index)
-        self._held.setdefault(state.inode, state)
 
     def dirty_bytes(self) -> int:
         """Memory that partly written stripes take, over all inodes."""
@@ -107,6 +107,7 @@ class FileWriter:
             if not dirty.end_bytes:
                 self._forget_dirty(state, index)
         state.version += 1
+        self._clean(state)
 
     def _forget_dirty(self, state: InodeState, index: int) -> None:
         dirty = state.dirty.pop(index)
@@ -144,6 +145,7 @@ class FileWriter:
             state.committed_stripe(storing.stripe)
             if storing.dirty.buffer is not None:
                 self._pool.release(storing.dirty.buffer)
+            self._clean(state)
         finally:
             storing.ended.set()
 
@@ -218,10 +220,12 @@ class FileWriter:
         for storing in waited:
             if storing.error is not None:
                 raise type(storing.error)(storing.error.message) from storing.error
-        if not state.has_dirty:
-            self._clean(state)
+        self._clean(state)
 
     def _clean(self, state: InodeState) -> None:
+        """Once nothing is uncommitted: the master's attributes are the truth, and nothing is held."""
+        if state.has_dirty:
+            return
         state.mtime_ns = 0
         state.lapsed_change = 0
         self.settled(state, *state.unanswered)
@@ -320,6 +324,5 @@ class FileWriter:
         for index in [each for each, storing in state.storing.items() if storing.error is not None]:
             del state.storing[index]
         state.version += 1
-        if not state.has_dirty:
-            self._clean(state)
+        self._clean(state)
         state.adopt_attributes(state.attributes)
