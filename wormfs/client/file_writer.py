@@ -195,6 +195,11 @@ class FileWriter:
             await self._fetch_map(state, index)
         raise UnavailableError(f"inode {state.inode}: its map changes faster than it can be read")
 
+    async def stored(self, state: InodeState) -> None:
+        """Wait until no stripe is on its way any more: each is committed, or failed."""
+        for storing in list(state.storing.values()):
+            await storing.ended.wait()
+
     # --- commits ------------------------------------------------------------------------------
 
     async def flush(self, state: InodeState) -> None:
@@ -310,7 +315,10 @@ class FileWriter:
             state.lapsed_change = max(state.lapsed_change, attributes.change)
 
     def discard(self, state: InodeState, why: WormError) -> None:
-        """Give up what could not be written, when its last handle is gone. Said in the log."""
+        """Give up what could not be written, when its last handle is gone. Said in the log.
+
+        The lock is held, and nothing is on its way: it would be committed over what is written from now on.
+        """
         if not state.has_dirty:
             return
         log.error(

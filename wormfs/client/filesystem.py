@@ -233,8 +233,7 @@ class FileSystem(OpenFiles):
             state
         ):  # uncommitted writes came first: their mtime must not win over this
             if size_bytes is not None and size_bytes < state.size_bytes:
-                for storing in list(state.storing.values()):
-                    await storing.ended.wait()
+                await self._writer.stored(state)
                 self._writer.truncated(state, size_bytes)
             await self._flush(state)
             entry = await self._set_attributes(request)

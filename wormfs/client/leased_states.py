@@ -145,16 +145,18 @@ class LeasedStates:
 
         The lock is held.
         """
-        if state.lapsed_change:
-            # Their commits show what became of them; only then can it be told who changed the file.
-            for storing in list(state.storing.values()):
-                await storing.ended.wait()
         for _ in range(8):
+            if state.lapsed_change:
+                # Their commits show what became of them; only then can it be told who changed the file.
+                await self._writer.stored(state)
+            lapsed_change = state.lapsed_change
             if state.write_lease and self._trusted(state):
                 return
             reply = await self._acquire_write_lease(state.inode)
             change = reply.message.attributes.change
             if state.has_dirty and state.lapsed_change and change != state.lapsed_change:
+                if state.lapsed_change != lapsed_change:
+                    continue  # the leases were lost just now: what is on its way is waited for first
                 if state.unanswered:
                     with suppress(StaleError):  # the lease was lost again
                         await self._settle_unanswered(state)

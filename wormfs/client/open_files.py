@@ -82,6 +82,7 @@ class OpenFiles(LeasedStates):
                 try:
                     await self._flush(state)
                 except WormError as error:
+                    await self._writer.stored(state)
                     if state.open_count == 1:
                         self._writer.discard(state, error)
                         state.fresh = False  # so pages of what was given up are not kept
@@ -295,7 +296,8 @@ class OpenFiles(LeasedStates):
                 await self._flush(state)
             except WormError as error:
                 state.failure, state.failed_s = error, trio.current_time()
-                state.lost = None  # told now
+                if error is state.lost:
+                    state.lost = None  # told now
                 raise
             state.failure = None
 
