@@ -74,6 +74,7 @@ class LeasedStates:
         self._lost = False  # changes answered were lost, and no sync of all files has told yet
         self._lost_of: set[int] = set()  # inodes of such changes, until an fsync of each has told
         self._told_of: set[int] | None = None  # when it is not known of which: those that were told since
+        self._resizes: dict[int, list[trio.Event]] = {}  # changes of size under way, by inode
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
         self._recalls_ended = 0
