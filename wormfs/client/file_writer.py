@@ -98,9 +98,11 @@ class FileWriter:
         """The inode is closed and clean."""
         self._held.pop(state.inode, None)
 
-    def truncated(self, state: InodeState, size_bytes: int) -> None:
-        """Forget uncommitted bytes past a new, smaller size; nothing is being stored."""
+    def truncated(self, state: InodeState, size_bytes: int) -> bool:
+        """Forget uncommitted bytes past a new, smaller size; whether there were. Nothing is being stored."""
         size = state.stripe_size_bytes
+        self._take_back_failed(state)
+        cut = any(index * size + dirty.end_bytes > size_bytes for index, dirty in state.dirty.items())
         for index in list(state.dirty):
             dirty = state.dirty[index]
             dirty.cut(max(0, size_bytes - index * size))
@@ -108,6 +110,7 @@ class FileWriter:
                 self._forget_dirty(state, index)
         state.version += 1
         self._clean(state)
+        return cut
 
     def _forget_dirty(self, state: InodeState, index: int) -> None:
         dirty = state.dirty.pop(index)

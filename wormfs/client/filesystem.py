@@ -15,7 +15,13 @@ from wormfs.client.entries import DirPage, Entry, Handle, KernelCache, NoKernelC
 from wormfs.client.known_directories import Change
 from wormfs.client.open_files import OpenFiles
 from wormfs.client.options import ClientOptions
-from wormfs.core.errors import IsADirectoryWormError, NotFoundError, TooLargeError, WormError
+from wormfs.core.errors import (
+    DataLossError,
+    IsADirectoryWormError,
+    NotFoundError,
+    TooLargeError,
+    WormError,
+)
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES, ROOT_INODE
 from wormfs.core.namespace import RENAME_EXCHANGE, check_name
 from wormfs.rpc import methods
@@ -231,11 +237,18 @@ class FileSystem(OpenFiles):
             async with locked_for_writing(state):
                 if self._states.get(inode) is not state:
                     continue  # closed meanwhile, and perhaps opened anew
+                cut = False
                 if size_bytes is not None and size_bytes < state.size_bytes:
                     await self._writer.stored(state)
-                    self._writer.truncated(state, size_bytes)
-                await self._flush(state)
-                entry = await self._set_attributes(request)
+                    cut = self._writer.truncated(state, size_bytes)
+                try:
+                    await self._flush(state)
+                    entry = await self._set_attributes(request)
+                except BaseException:
+                    if cut:  # unsaved bytes, of a file that may still be as long as it was
+                        state.lost = DataLossError(f"inode {inode}: bytes cut off, which then failed")
+                        state.adopt_attributes(state.attributes)
+                    raise
                 if size_bytes is not None:
                     state.size_bytes = entry.attributes.size_bytes
                 return entry

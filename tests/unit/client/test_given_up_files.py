@@ -8,12 +8,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.unit.client.chunk_stand_in import STRIPE_BYTES, Stripes, add_disks
+from tests.unit.client.chunk_stand_in import IN_STRIPES_BYTES, STRIPE_BYTES, Stripes, add_disks
 from tests.unit.client.masters import Mount, masters
 from wormfs.client.filesystem import Handle
 from wormfs.core.errors import DataLossError, NoSpaceError
 from wormfs.core.limits import ROOT_INODE
-from wormfs.rpc.methods import METADATA_COMMIT_WRITE
+from wormfs.rpc.methods import METADATA_COMMIT_WRITE, METADATA_SET_ATTR
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -23,15 +23,15 @@ async def new_file(mount: Mount) -> Handle:
 
 
 class Refusing:
-    """The master refuses small commits as one without room for them, as long as this says so."""
+    """The master refuses this as one without room for it, stripes excepted, as long as `on` says so."""
 
-    def __init__(self, mount: Mount) -> None:
+    def __init__(self, mount: Mount, refused: Any = METADATA_COMMIT_WRITE) -> None:
         self.on = True
         session: Any = mount.fs.session
         command = session.command
 
         async def asked(method: Any, request: Any) -> Any:
-            if self.on and method is METADATA_COMMIT_WRITE and request.extents:
+            if self.on and method is refused and not getattr(request, "stripes", ()):
                 raise NoSpaceError("the metadata's disk is full")
             return await command(method, request)
 
@@ -89,3 +89,35 @@ async def test_another_error_does_not_hide_that_bytes_are_lost(tmp_path: Path) -
         with pytest.raises(DataLossError, match="given up"):
             await one.fs.fsync(handle)
         await one.fs.fsync(handle)
+
+
+async def test_bytes_cut_off_by_a_truncation_that_failed_are_not_told_to_be_safe(tmp_path: Path) -> None:
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        handle = await new_file(one)
+        await one.fs.write(handle, 0, b"0123456789")
+        refusing = Refusing(one, METADATA_SET_ATTR)
+        with pytest.raises(NoSpaceError):
+            await one.fs.setattr(handle.inode, size_bytes=4)
+        refusing.on = False
+        with pytest.raises(DataLossError, match="cut off"):
+            await one.fs.fsync(handle)
+        await one.fs.fsync(handle)
+        assert (await one.fs.getattr(handle.inode)).attributes.size_bytes == 4
+        assert bytes(await one.fs.read(handle, 0, 10)) == b"0123"
+
+
+async def test_bytes_no_disk_has_room_for_are_cut_off_unsaved(tmp_path: Path) -> None:
+    """Who frees space need not have it first."""
+    stripes = Stripes()
+    async with masters(tmp_path) as made, made.mount("one") as one:
+        add_disks(made)
+        stripes.serve(one.fs)
+        handle = await new_file(one)
+        stripes.full_for.add(handle.inode)
+        await one.fs.write(handle, 0, b"x" * IN_STRIPES_BYTES)
+        with pytest.raises(NoSpaceError):
+            await one.fs.fsync(handle)
+        await one.fs.setattr(handle.inode, size_bytes=0)
+        await one.fs.write(handle, 0, b"small")
+        await one.fs.fsync(handle)
+        assert bytes(await one.fs.read(handle, 0, 10)) == b"small"
