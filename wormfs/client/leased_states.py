@@ -174,6 +174,8 @@ class LeasedStates:
                 # Even if it is being recalled again: that ends only when we let go of the lock.
                 state.write_lease = state.fresh = True
                 state.lapsed_change = 0
+            elif reply.message.write_lease:
+                await self.session.have_leases()
         raise UnavailableError(f"inode {state.inode}: the write lease lapses as fast as it is granted")
 
     async def _acquire_write_lease(self, inode: int) -> CallReply[metadata_pb2.FileMapReply]:
