@@ -178,13 +178,16 @@ class FileWriter:
     async def _fill_base(self, state: InodeState, index: int, buffer: bytearray) -> None:
         """What is committed, for what is dirty to be laid over."""
         attempts = self._session.attempts
+        before = state.stripes.get(index)
         try:
             await self._reader.fill_base(state, index, buffer)
         except TooFewChunksError:
             await self._fetch_map(state, index)  # waits for the master
-            if self._session.attempts == attempts:
+            await self._have_map(state, index)
+            # Else a server was restarted, its chunks with it; or an unanswered commit of ours took its place.
+            if self._session.attempts == attempts and state.stripes.get(index) == before:
                 raise
-            await self._reader.fill_base(state, index, buffer)  # a server was restarted, its chunks with it
+            await self._reader.fill_base(state, index, buffer)
 
     async def _have_map(self, state: InodeState, index: int) -> None:
         """Have the map page of a stripe index: an open or read elsewhere in the file may have dropped it.

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -172,3 +173,55 @@ async def test_what_a_session_waits_for_no_more_is_forgotten_by_the_master(tmp_p
         state = made.service._machine._keeper.state
         assert state.acknowledged(one.fs.session.session_id) >= operation
         assert await content(made, stripes, 6) == b"onetwo"
+
+
+REWRITTEN = b"a" * 9 + b"b" * IN_STRIPES_BYTES
+
+
+async def rewrite_end(mount: Mount, handle: Handle) -> None:
+    """Write most of a stripe anew, and so much of it that it is stored over what was there."""
+    handle.flags &= ~os.O_APPEND
+    await mount.fs.write(handle, 9, b"b" * IN_STRIPES_BYTES)
+
+
+async def test_what_an_unanswered_commit_replaced_is_not_asked_for(tmp_path: Path) -> None:
+    """Its chunks are collected: a recall has the bytes written over those of the commit itself."""
+    stripes = Stripes()
+    async with masters(tmp_path) as made, mounted(made, stripes) as one, made.mount("two") as two:
+        stripes.serve(two.fs)
+        handle = await new_file(one)
+        await one.fs.write(handle, 0, b"a" * IN_STRIPES_BYTES)
+        await one.fs.fsync(handle)
+        replaced = handle.state.stripes[0].stripe_id
+        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
+        add_disks(made)
+        await rewrite_end(one, handle)
+        await fail_to_save(one, handle)
+        made.answer_all()
+        stripes.collect(replaced)
+        seen = await two.fs.open(handle.inode, os.O_RDWR)
+        assert not handle.state.has_dirty
+        assert bytes(await two.fs.read(seen, 0, STRIPE_BYTES)) == REWRITTEN
+
+
+async def test_a_map_that_is_gone_while_a_server_restarts_is_no_hole(tmp_path: Path) -> None:
+    stripes = Stripes()
+    async with masters(tmp_path) as made, mounted(made, stripes) as one:
+        handle = await new_file(one)
+        await one.fs.write(handle, 0, b"a" * IN_STRIPES_BYTES)
+        await one.fs.fsync(handle)
+        writer: Any = one.fs._writer
+        fetch_map = writer._fetch_map
+
+        async def overtaken(state: Any, index: int) -> None:
+            """What it was told is older than the answer to a commit, and not taken."""
+            state.drop_map()
+            one.fs.session._attempt += 1
+            stripes.down = False
+            writer._fetch_map = fetch_map
+
+        writer._fetch_map = overtaken
+        stripes.down = True
+        await rewrite_end(one, handle)
+        await one.fs.fsync(handle)
+        assert await content(made, stripes, STRIPE_BYTES) == REWRITTEN
