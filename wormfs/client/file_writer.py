@@ -68,6 +68,7 @@ class FileWriter:
         view = memoryview(data)
         position = 0
         state.mtime_ns = time.time_ns()
+        self._held.setdefault(state.inode, state)
         for part in split_range(offset_bytes, len(view), size):
             piece = view[position : position + part.length_bytes]
             position += part.length_bytes
@@ -81,7 +82,6 @@ class FileWriter:
             state.version += 1
             if dirty.covers(0, size):
                 await self._seal(state, part.index)
-        self._held.setdefault(state.inode, state)
 
     def dirty_bytes(self) -> int:
         """Memory that partly written stripes take, over all inodes."""
@@ -98,15 +98,19 @@ class FileWriter:
         """The inode is closed and clean."""
         self._held.pop(state.inode, None)
 
-    def truncated(self, state: InodeState, size_bytes: int) -> None:
-        """Forget uncommitted bytes past a new, smaller size; nothing is being stored."""
+    def truncated(self, state: InodeState, size_bytes: int) -> bool:
+        """Forget uncommitted bytes past a new, smaller size; whether there were. Nothing is being stored."""
         size = state.stripe_size_bytes
+        self._take_back_failed(state)
+        cut = any(index * size + dirty.end_bytes > size_bytes for index, dirty in state.dirty.items())
         for index in list(state.dirty):
             dirty = state.dirty[index]
             dirty.cut(max(0, size_bytes - index * size))
             if not dirty.end_bytes:
                 self._forget_dirty(state, index)
         state.version += 1
+        self._clean(state)
+        return cut
 
     def _forget_dirty(self, state: InodeState, index: int) -> None:
         dirty = state.dirty.pop(index)
@@ -144,6 +148,7 @@ class FileWriter:
             state.committed_stripe(storing.stripe)
             if storing.dirty.buffer is not None:
                 self._pool.release(storing.dirty.buffer)
+            self._clean(state)
         finally:
             storing.ended.set()
 
@@ -173,13 +178,16 @@ class FileWriter:
     async def _fill_base(self, state: InodeState, index: int, buffer: bytearray) -> None:
         """What is committed, for what is dirty to be laid over."""
         attempts = self._session.attempts
+        before = state.stripes.get(index)
         try:
             await self._reader.fill_base(state, index, buffer)
         except TooFewChunksError:
             await self._fetch_map(state, index)  # waits for the master
-            if self._session.attempts == attempts:
+            await self._have_map(state, index)
+            # Else a server was restarted, its chunks with it; or an unanswered commit of ours took its place.
+            if self._session.attempts == attempts and state.stripes.get(index) == before:
                 raise
-            await self._reader.fill_base(state, index, buffer)  # a server was restarted, its chunks with it
+            await self._reader.fill_base(state, index, buffer)
 
     async def _have_map(self, state: InodeState, index: int) -> None:
         """Have the map page of a stripe index: an open or read elsewhere in the file may have dropped it.
@@ -192,6 +200,11 @@ class FileWriter:
                 return
             await self._fetch_map(state, index)
         raise UnavailableError(f"inode {state.inode}: its map changes faster than it can be read")
+
+    async def stored(self, state: InodeState) -> None:
+        """Wait until no stripe is on its way any more: each is committed, or failed."""
+        for storing in list(state.storing.values()):
+            await storing.ended.wait()
 
     # --- commits ------------------------------------------------------------------------------
 
@@ -218,13 +231,22 @@ class FileWriter:
         for storing in waited:
             if storing.error is not None:
                 raise type(storing.error)(storing.error.message) from storing.error
-        if not state.has_dirty:
-            self._clean(state)
+        self._clean(state)
 
     def _clean(self, state: InodeState) -> None:
+        """Once nothing is uncommitted: the master's attributes are the truth, and nothing is held."""
+        if state.has_dirty:
+            return
         state.mtime_ns = 0
         state.lapsed_change = 0
+        self.settled(state, *state.unanswered)
         self._held.pop(state.inode, None)
+
+    def settled(self, state: InodeState, *operations: int) -> None:
+        """What became of these commits is known, or does not matter: all bytes were committed since."""
+        for operation in operations:
+            state.unanswered.pop(operation, None)
+            self._session.answered(operation)
 
     def _take_back_failed(self, state: InodeState) -> None:
         """Make stripes whose store failed dirty again, under what was written since."""
@@ -285,7 +307,13 @@ class FileWriter:
             inode=state.inode, stripes=stripes, extents=extents, size_bytes=end, mtime_ns=mtime_ns
         )
         request.caller.SetInParent()
-        reply = await self._session.command(METADATA_COMMIT_WRITE, request)
+        try:
+            reply = await self._session.command(METADATA_COMMIT_WRITE, request)
+        except (UnavailableError, trio.Cancelled):
+            state.unanswered[request.caller.operation] = None
+            state.fresh = False  # whoever needs the map or the write lease next asks, and sees what was done
+            state.mark_stale()
+            raise
         attributes = reply.message.attributes
         if attributes.change > state.attributes.change:  # the answer to a later commit may have come first
             state.adopt_attributes(attributes)
@@ -293,7 +321,10 @@ class FileWriter:
             state.lapsed_change = max(state.lapsed_change, attributes.change)
 
     def discard(self, state: InodeState, why: WormError) -> None:
-        """Give up what could not be written, when its last handle is gone. Said in the log."""
+        """Give up what could not be written, when its last handle is gone. Said in the log.
+
+        The lock is held, and nothing is on its way: it would be committed over what is written from now on.
+        """
         if not state.has_dirty:
             return
         log.error(
@@ -307,6 +338,5 @@ class FileWriter:
         for index in [each for each, storing in state.storing.items() if storing.error is not None]:
             del state.storing[index]
         state.version += 1
-        if not state.has_dirty:
-            self._clean(state)
+        self._clean(state)
         state.adopt_attributes(state.attributes)

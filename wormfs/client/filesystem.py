@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import trio
 
@@ -15,7 +15,13 @@ from wormfs.client.entries import DirPage, Entry, Handle, KernelCache, NoKernelC
 from wormfs.client.known_directories import Change
 from wormfs.client.open_files import OpenFiles
 from wormfs.client.options import ClientOptions
-from wormfs.core.errors import IsADirectoryWormError, NotFoundError, TooLargeError, WormError
+from wormfs.core.errors import (
+    DataLossError,
+    IsADirectoryWormError,
+    NotFoundError,
+    TooLargeError,
+    WormError,
+)
 from wormfs.core.limits import FILE_SIZE_MAX_BYTES, ROOT_INODE
 from wormfs.core.namespace import RENAME_EXCHANGE, check_name
 from wormfs.rpc import methods
@@ -226,27 +232,31 @@ class FileSystem(OpenFiles):
             ctime_ns=ctime_ns,
         )
         request.caller.SetInParent()
-        state = self._states.get(inode)
-        if state is None:
-            return await self._set_attributes(request)
-        async with locked_for_writing(
-            state
-        ):  # uncommitted writes came first: their mtime must not win over this
-            if size_bytes is not None and size_bytes < state.size_bytes:
-                for storing in list(state.storing.values()):
-                    await storing.ended.wait()
-                self._writer.truncated(state, size_bytes)
-            await self._flush(state)
-            entry = await self._set_attributes(request)
-            if size_bytes is not None:
-                state.fresh = False
-                state.drop_map()
-                self._reader.drop(inode)
-                state.size_bytes = entry.attributes.size_bytes
-            return entry
+        while (state := self._states.get(inode)) is not None:
+            # Uncommitted writes came first: their mtime must not win over this.
+            async with locked_for_writing(state):
+                if self._states.get(inode) is not state:
+                    continue  # closed meanwhile, and perhaps opened anew
+                cut = False
+                if size_bytes is not None and size_bytes < state.size_bytes:
+                    await self._writer.stored(state)
+                    cut = self._writer.truncated(state, size_bytes)
+                try:
+                    await self._flush(state)
+                    entry = await self._set_attributes(request)
+                except BaseException:
+                    if cut:  # unsaved bytes, of a file that may still be as long as it was
+                        state.lost = DataLossError(f"inode {inode}: bytes cut off, which then failed")
+                        state.adopt_attributes(state.attributes)
+                    raise
+                if size_bytes is not None:
+                    state.size_bytes = entry.attributes.size_bytes
+                return entry
+        return await self._set_attributes(request)
 
     async def _set_attributes(self, request: filesystem_pb2.SetAttrRequest) -> Entry:
-        with self._directories.change(request.inode):
+        resizing = self._resizing(request.inode) if request.HasField("size_bytes") else nullcontext()
+        with self._directories.change(request.inode), resizing:
             try:
                 reply = await self.session.command(methods.METADATA_SET_ATTR, request)
             except BaseException:  # it may have been done
@@ -306,7 +316,7 @@ class FileSystem(OpenFiles):
         request.caller.SetInParent()
         recalls_ended = self._recalls_ended
         reply = await self._make(request)
-        handle = self._opened(reply, flags, recalls_ended)
+        handle = await self._resized(self._opened(reply, flags, recalls_ended))
         if not reply.message.created and flags & os.O_TRUNC:
             try:
                 await self.setattr(handle.inode, size_bytes=0)
@@ -317,19 +327,21 @@ class FileSystem(OpenFiles):
 
     async def open(self, inode: int, flags: int) -> Handle:
         """Open a file; `flags` as open(2). O_APPEND and O_TRUNC are honoured."""
-        request = metadata_pb2.OpenFileRequest(inode=inode, write=flags & os.O_ACCMODE != os.O_RDONLY)
-        state = self._states.get(inode)
-        if flags & os.O_TRUNC:
-            request.truncate = True
-            if state is not None:
-                await self.setattr(inode, size_bytes=0)
+        truncates = bool(flags & os.O_TRUNC)
+        if truncates and inode in self._states:  # behind what is uncommitted here
+            await self.setattr(inode, size_bytes=0)
+            truncates = False
+        request = metadata_pb2.OpenFileRequest(
+            inode=inode, write=flags & os.O_ACCMODE != os.O_RDONLY, truncate=truncates
+        )
         request.caller.SetInParent()
-        ask = self.session.command if request.truncate else self.session.query  # the log need not know
+        ask = self.session.command if truncates else self.session.query  # the log need not know
         recalls_ended = self._recalls_ended
-        reply = await ask(methods.METADATA_OPEN_FILE, request)
+        with self._resizing(inode) if truncates else nullcontext():
+            reply = await ask(methods.METADATA_OPEN_FILE, request)
         if stat.S_ISDIR(reply.message.attributes.mode):
             raise IsADirectoryWormError(f"inode {inode} is a directory")
-        return self._opened(reply, flags, recalls_ended)
+        return await self._resized(self._opened(reply, flags, recalls_ended))
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Connect, then keep the session and the cluster map fresh until cancelled."""

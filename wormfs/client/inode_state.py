@@ -62,6 +62,7 @@ class InodeState:
         "size_bytes",
         "storing",
         "stripes",
+        "unanswered",
         "version",
         "write_lease",
     )
@@ -96,6 +97,7 @@ class InodeState:
         self.readers_gone: trio.Event | None = None  # made by who waits for it
         self.map_recalls = 0  # of content, that the master was not told the end of yet
         self.map_recall_over: trio.Event | None = None
+        self.unanswered: dict[int, None] = {}  # operations: commits that may have been done, and no later one
         self.lapsed_change = 0  # != 0: the session was lost while dirty, the file stood at this change
 
     @property

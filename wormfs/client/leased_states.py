@@ -8,6 +8,7 @@ taken note of the moment it arrives (`on_recall`), before any later reply is see
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -23,7 +24,7 @@ from wormfs.client.session import Session
 from wormfs.client.stripe_cache import StripeCache
 from wormfs.client.stripe_reader import StripeReader
 from wormfs.client.stripe_writer import StripeWriter
-from wormfs.core.errors import DataLossError, InvalidError, StaleError, UnavailableError, WormError
+from wormfs.core.errors import DataLossError, StaleError, UnavailableError, WormError
 from wormfs.core.limits import FILE_MAP_PAGE_DEFAULT
 from wormfs.rpc import methods
 from wormfs.rpc.stream_client import CallReply
@@ -73,6 +74,7 @@ class LeasedStates:
         self._lost = False  # changes answered were lost, and no sync of all files has told yet
         self._lost_of: set[int] = set()  # inodes of such changes, until an fsync of each has told
         self._told_of: set[int] | None = None  # when it is not known of which: those that were told since
+        self._resizes: dict[int, list[trio.Event]] = {}  # changes of size under way, by inode
         # A write lease granted while a recall of the one before was unanswered ends with that recall:
         self._giving_up: dict[int, trio.Event] = {}  # recalls of inodes that had no state
         self._recalls_ended = 0
@@ -144,16 +146,22 @@ class LeasedStates:
 
         The lock is held.
         """
-        if state.lapsed_change:
-            # Their commits show what became of them; only then can it be told who changed the file.
-            for storing in list(state.storing.values()):
-                await storing.ended.wait()
         for _ in range(8):
+            if state.lapsed_change:
+                # Their commits show what became of them; only then can it be told who changed the file.
+                await self._writer.stored(state)
+            lapsed_change = state.lapsed_change
             if state.write_lease and self._trusted(state):
                 return
             reply = await self._acquire_write_lease(state.inode)
             change = reply.message.attributes.change
             if state.has_dirty and state.lapsed_change and change != state.lapsed_change:
+                if state.lapsed_change != lapsed_change:
+                    continue  # the leases were lost just now: what is on its way is waited for first
+                if state.unanswered:
+                    with suppress(StaleError):  # the lease was lost again
+                        await self._settle_unanswered(state)
+                    continue
                 error = DataLossError(
                     f"inode {state.inode}: the session was lost while data was unsaved, and the file has "
                     "changed since; the unsaved bytes are dropped"
@@ -166,6 +174,8 @@ class LeasedStates:
                 # Even if it is being recalled again: that ends only when we let go of the lock.
                 state.write_lease = state.fresh = True
                 state.lapsed_change = 0
+            elif reply.message.write_lease:
+                await self.session.have_leases()
         raise UnavailableError(f"inode {state.inode}: the write lease lapses as fast as it is granted")
 
     async def _acquire_write_lease(self, inode: int) -> CallReply[metadata_pb2.FileMapReply]:
@@ -205,24 +215,35 @@ class LeasedStates:
             return None
         if request.stripes and not request.stripes[0].stripe_id:
             return None  # that is the question below
-        reply = await self._acquire_write_lease(request.inode)
-        if reply.message.attributes.change == state.lapsed_change and reply.message.write_lease:
-            return None
-        # Changed by this very commit, if that had been done before and its answer was lost? One that can
-        # only be refused, under the same number, is answered from the master's memory then.
-        again = metadata_pb2.CommitWriteRequest(caller=request.caller, inode=request.inode)
-        again.stripes.add()
-        try:
-            done = await self.session.query(methods.METADATA_COMMIT_WRITE, again)
-        except InvalidError as error:
+        while True:
+            reply = await self._acquire_write_lease(request.inode)
+            if reply.message.attributes.change == state.lapsed_change and reply.message.write_lease:
+                return None
+            if not state.unanswered:
+                break
+            await self._settle_unanswered(state)
+        # Changed by this very commit, if that had been done before and its answer was lost?
+        done = await self.session.commit_done(request.inode, request.caller.operation)
+        if done is None:
             raise StaleError(
                 f"inode {request.inode} was written without its write lease, and has changed since"
-            ) from error
+            )
         # Of several that were done the last one counts, in whatever order they are told.
         newest = done.message.attributes
         newest.change = max(newest.change, state.lapsed_change)
         state.fresh = False  # others may have written over it since
         return done
+
+    async def _settle_unanswered(self, state: InodeState) -> None:
+        """Learn which commits without an answer were done: what they changed, no other session did.
+
+        Not done, or not remembered by the master any more, is the same here: nothing is taken for ours.
+        """
+        for operation in list(state.unanswered):
+            done = await self.session.commit_done(state.inode, operation)
+            if done is not None and state.lapsed_change > 0:
+                state.lapsed_change = max(state.lapsed_change, done.message.attributes.change)
+            self._writer.settled(state, operation)
 
     def _let_go_if_unused(self, state: InodeState) -> None:
         if state.open_count == 0 and not state.recalls and self._states.get(state.inode) is state:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -63,6 +65,37 @@ class OpenFiles(LeasedStates):
             state.write_lease = True
         return Handle(state, flags, keep_cache=keep_cache)
 
+    @contextmanager
+    def _resizing(self, inode: int) -> Iterator[None]:
+        """While the master is asked to change a file's size: nobody is recalled on this mount.
+
+        Opens that end meanwhile may have been told of the map before, and wait (`_resized`).
+        """
+        ended = trio.Event()
+        self._resizes.setdefault(inode, []).append(ended)
+        try:
+            yield
+        finally:
+            self._resizes[inode].remove(ended)
+            if not self._resizes[inode]:
+                del self._resizes[inode]
+            state = self._states.get(inode)
+            if state is not None:
+                state.fresh = False
+                state.drop_map()
+                self._reader.drop(inode)
+            ended.set()
+
+    async def _resized(self, handle: Handle) -> Handle:
+        """A new handle, once no size is being changed any more that was when it was made."""
+        try:
+            for ended in list(self._resizes.get(handle.inode, ())):
+                await ended.wait()
+        except BaseException:
+            await self.release(handle)
+            raise
+        return handle
+
     async def release(self, handle: Handle) -> None:
         """Close a handle. With the last one, what could not be written is given up (and logged)."""
         if not handle.open:
@@ -82,6 +115,7 @@ class OpenFiles(LeasedStates):
                 try:
                     await self._flush(state)
                 except WormError as error:
+                    await self._writer.stored(state)
                     if state.open_count == 1:
                         self._writer.discard(state, error)
                         state.fresh = False  # so pages of what was given up are not kept
@@ -295,7 +329,8 @@ class OpenFiles(LeasedStates):
                 await self._flush(state)
             except WormError as error:
                 state.failure, state.failed_s = error, trio.current_time()
-                state.lost = None  # told now
+                if error is state.lost:
+                    state.lost = None  # told now
                 raise
             state.failure = None
 

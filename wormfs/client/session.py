@@ -22,6 +22,7 @@ from wormfs.client.options import ClientOptions
 from wormfs.client.peers import PeerTable
 from wormfs.core.errors import (
     DeadlineError,
+    InvalidError,
     NotMasterError,
     SessionExpiredError,
     UnavailableError,
@@ -48,12 +49,16 @@ Rep = TypeVar("Rep", bound=Message)
 
 LEASE_MARGIN_S = 1.0
 """The client stops trusting its leases this long before the master may give them away."""
+RECALL_LIMIT_S = 20.0
+"""A session that leaves a recall unanswered for so long loses its leases, however often it renews them."""
 TRY_S = 10.0
 """One attempt at a call; a recall or a restarted master may hold an answer back for a lease's length."""
 RESUME_S = 3.0
 """One attempt to resume: nothing but the log in etcd can hold its answer back."""
 RETRY_PAUSE_MAX_S = 0.2
 """Between attempts while there is no master: about a tenth of what an election takes."""
+KEPT_BACK_MAX = 10_000
+"""For so many operations more the master is to remember its reply to a commit that got no answer."""
 RECALLED_MAX = 100_000
 """Inodes whose last recall is remembered; what was asked before older ones is not cached."""
 
@@ -117,6 +122,14 @@ class _Link:
     pushes_before: int  # on connections before this one: pushes are numbered through
 
 
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A recall that is not answered yet, and what rests on that: no lease is trusted past `limit_s`."""
+
+    limit_s: float
+    connection: StreamConnection  # that it was pushed on last
+
+
 class Session:
     """See the module; every method raises UnavailableError kinds once its deadline has passed."""
 
@@ -134,6 +147,8 @@ class Session:
         self._attempt = 0  # counts what opened or resumed the session, or tried to
         self._lease_s = 6.0
         self._valid_until_s = -1e9
+        self._asked_s = -1e9  # when that was asked which was answered last: later pushes were pushed later
+        self._owed: dict[int, _Owed] = {}  # by recall
         self._handed_until_s = -1e9  # what was handed out as cacheable is gone by then
         self._lapsed = True
         self._extended = trio.Event()
@@ -143,6 +158,7 @@ class Session:
         self._watch = LinkWatch(peers)
         self._operation = 0
         self._outstanding: dict[int, None] = {}
+        self._kept_back: dict[int, None] = {}  # commits without an answer, until their owner gave up asking
         self._kept = KeptEntries()
         self._pushes = 0  # the number of the last one
         self._recalled: OrderedDict[int, int] = OrderedDict()  # inode -> number of its last recall
@@ -184,7 +200,10 @@ class Session:
         return await self._call(method, request, caller, self._options.deadline_s)
 
     async def command(self, method: Method[Req, Rep], request: Req) -> CallReply[Rep]:
-        """Have the master change something, exactly once."""
+        """Have the master change something, exactly once.
+
+        A commit that fails without an answer may have been done: `commit_done` tells, until `answered`.
+        """
         self._operation += 1
         operation = self._operation
         self._outstanding[operation] = None
@@ -192,8 +211,32 @@ class Session:
             caller: types_pb2.Caller = request.caller  # type: ignore[attr-defined]
             caller.operation = operation
             return await self._call(method, request, caller, self._options.deadline_s)
+        except (UnavailableError, trio.Cancelled):
+            if method is METADATA_COMMIT_WRITE:
+                self._kept_back[operation] = None
+            raise
         finally:
             del self._outstanding[operation]
+            while self._kept_back and next(iter(self._kept_back)) <= self._operation - KEPT_BACK_MAX:
+                del self._kept_back[next(iter(self._kept_back))]
+
+    async def commit_done(self, inode: int, operation: int) -> CallReply[filesystem_pb2.AttrReply] | None:
+        """What was answered to a commit, if it was done and the master remembers; it is not done by this.
+
+        Operations are counted through sessions: under the next one's id the number is nobody's.
+        """
+        # One that can only be refused, under the same number, is answered from the master's memory.
+        again = metadata_pb2.CommitWriteRequest(inode=inode)
+        again.caller.operation = operation
+        again.stripes.add()
+        try:
+            return await self.query(METADATA_COMMIT_WRITE, again)
+        except InvalidError:
+            return None
+
+    def answered(self, operation: int) -> None:
+        """It does not matter any more what became of a commit."""
+        self._kept_back.pop(operation, None)
 
     async def _call(
         self, method: Method[Req, Rep], request: Req, caller: types_pb2.Caller | None, timeout_s: float
@@ -246,7 +289,8 @@ class Session:
                 f"{method} was under way when the session expired; whether it was done is not known"
             )
         caller.session_id = self._session_id
-        caller.acknowledged = next(iter(self._outstanding), self._operation + 1) - 1
+        first = min(next(iter(each), self._operation + 1) for each in (self._outstanding, self._kept_back))
+        caller.acknowledged = first - 1
         return link.incarnation
 
     async def _ask(
@@ -333,6 +377,8 @@ class Session:
             kept_entries=self._kept.all(),
         )
         sent_s = trio.current_time()
+        # What is pushed again behind the reply may have been lost with the connection before.
+        self._asked_s = sent_s - self._lease_s
         # A new session is not asked for in haste: each attempt may leave one behind.
         try_s = RESUME_S if self._session_id else TRY_S
         reply = (await connection.call(METADATA_OPEN_SESSION, request, timeout_s=try_s)).message
@@ -361,9 +407,21 @@ class Session:
         return self._link
 
     def _extend_lease(self, sent_s: float) -> None:
-        self._valid_until_s = sent_s + self._lease_s - LEASE_MARGIN_S
-        self._lapsed = False
-        self._extended.set()
+        granted_s = sent_s + self._lease_s - LEASE_MARGIN_S
+        self._valid_until_s = min([granted_s, *(owed.limit_s for owed in self._owed.values())])
+        if self._valid_until_s > trio.current_time():
+            self._lapsed = False
+            self._extended.set()
+
+    async def have_leases(self) -> None:
+        """Wait until what the master grants may be trusted; UnavailableError when that takes too long."""
+        with trio.move_on_after(self._options.deadline_s):
+            while self.lease_left_s() <= 0:
+                if self._extended.is_set():
+                    self._extended = trio.Event()
+                await self._extended.wait()
+            return
+        raise DeadlineError("the session's lease was not prolonged within the deadline")
 
     def _note_lapse(self) -> None:
         if not self._lapsed and trio.current_time() >= self._valid_until_s:
@@ -387,6 +445,11 @@ class Session:
             self._recalled.move_to_end(message.inode)
             if len(self._recalled) > RECALLED_MAX:
                 self._recalled_before = self._recalled.popitem(last=False)[1]
+            limit_s = self._asked_s + RECALL_LIMIT_S - LEASE_MARGIN_S
+            owed = self._owed.get(message.recall_id)
+            if owed is not None:
+                limit_s = min(limit_s, owed.limit_s)
+            self._owed[message.recall_id] = _Owed(limit_s, connection)
             self._owner.on_recall(message)
             self._nursery.start_soon(self._answer_recall, message)
 
@@ -397,6 +460,7 @@ class Session:
                 METADATA_RECALL_DONE,
                 metadata_pb2.RecallDoneRequest(session_id=self._session_id, recall_id=recall.recall_id),
             )
+            self._owed.pop(recall.recall_id, None)
         except WormError as error:
             log.warning("recall of inode %d was not answered: %s", recall.inode, error.message)
         finally:
@@ -416,7 +480,8 @@ class Session:
             await trio.sleep_until(self._valid_until_s)
             self._note_lapse()
             if self._lapsed:
-                self._extended = trio.Event()
+                if self._extended.is_set():
+                    self._extended = trio.Event()
                 await self._extended.wait()
 
     async def _keep_alive(self) -> NoReturn:
@@ -453,6 +518,10 @@ class Session:
             self._unlink(link)
             raise
         if reply.message.known:
+            self._asked_s = sent_s
+            # What was not pushed again on this connection, before this answer, the master waits for no more.
+            for key in [key for key, owed in self._owed.items() if owed.connection is not link.connection]:
+                del self._owed[key]
             self._extend_lease(sent_s)
             self._kept.settle(reply.message.settled_sequence)
         else:

@@ -53,6 +53,10 @@ class Stripes:
         """Answer the reads."""
         self._go_on.set()
 
+    def collect(self, stripe_id: int) -> None:
+        """Delete it: no file has it any more."""
+        del self._kept[stripe_id]
+
     def serve(self, *file_systems: FileSystem) -> None:
         """Take their stripes from here on."""
         for fs in file_systems:
@@ -85,6 +89,8 @@ class Stripes:
         if not self._go_on.is_set():
             self.asked.set()
             await self._go_on.wait()
+        if stripe.stripe_id not in self._kept:
+            raise TooFewChunksError("0 of the 2 chunks needed are there")
         data = self._kept[stripe.stripe_id]
         out[: len(data)] = data
         out[len(data) :] = bytes(len(out) - len(data))

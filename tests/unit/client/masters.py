@@ -153,9 +153,9 @@ class Masters:
         self._cut_off.pop(number).set()
 
     @asynccontextmanager
-    async def mount(self, label: str) -> AsyncIterator["Mount"]:
+    async def mount(self, label: str, *, deadline_s: float = 20.0) -> AsyncIterator["Mount"]:
         """A client that knows all nodes."""
-        options = ClientOptions(connect_s=2.0, deadline_s=20.0)
+        options = ClientOptions(connect_s=2.0, deadline_s=deadline_s)
         kernel = Kernel()
         async with open_filesystem(self.addresses, label=label, options=options, kernel=kernel) as made:
             yield Mount(made, kernel)
