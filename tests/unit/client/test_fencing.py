@@ -20,7 +20,13 @@ def test_clients_know_for_how_long_the_master_waits() -> None:
     assert session.RECALL_LIMIT_S == master_service.RECALL_LIMIT_S
 
 
-@pytest.mark.parametrize("moved", [False, True], ids=["one connection", "a new one meanwhile"])
+@pytest.mark.parametrize(
+    "moved",
+    [
+        pytest.param(False, id="one connection"),
+        pytest.param(True, id="a new one meanwhile", marks=pytest.mark.unsampled),
+    ],
+)
 async def test_a_fenced_session_has_stopped_to_trust_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
 ) -> None:

@@ -59,7 +59,14 @@ async def change_masters(made: Masters, mount: Mount) -> None:
     add_disks(made)
 
 
-@pytest.mark.parametrize("length", [3, IN_STRIPES_BYTES, STRIPE_BYTES], ids=["small", "part", "full"])
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(3, id="small"),
+        pytest.param(IN_STRIPES_BYTES, id="part", marks=pytest.mark.unsampled),
+        pytest.param(STRIPE_BYTES, id="full", marks=pytest.mark.unsampled),
+    ],
+)
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not-done"])
 async def test_bytes_behind_an_unanswered_commit_are_saved(tmp_path: Path, length: int, done: bool) -> None:
     stripes = Stripes()
@@ -87,6 +94,7 @@ async def test_bytes_behind_an_unanswered_commit_are_saved(tmp_path: Path, lengt
         assert await content(made, stripes, len(wanted)) == wanted
 
 
+@pytest.mark.unsampled
 async def test_commits_of_many_stripes_without_answers_are_ones_own(tmp_path: Path) -> None:
     """Several at once, done in any order, and small bytes behind them."""
     stripes = Stripes()
@@ -120,6 +128,7 @@ async def test_a_file_changed_since_an_unanswered_commit_is_not_written_over(tmp
         assert await content(made, stripes, 5) == b"other"
 
 
+@pytest.mark.unsampled
 async def test_bytes_are_given_up_when_the_reply_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +149,7 @@ async def test_bytes_are_given_up_when_the_reply_is_forgotten(
         assert await content(made, stripes, 5) == b"mine."
 
 
+@pytest.mark.unsampled
 async def test_a_cancelled_fsync_is_as_one_without_an_answer(tmp_path: Path) -> None:
     stripes = Stripes()
     async with masters(tmp_path) as made, mounted(made, stripes) as one, trio.open_nursery() as nursery:
