@@ -28,6 +28,7 @@ from wormfs.core.errors import (
     UnavailableError,
     WormError,
 )
+from wormfs.core.limits import RECALL_LIMIT_S
 from wormfs.rpc.methods import (
     METADATA_ALLOCATE_STRIPES,
     METADATA_CLOSE_SESSION,
@@ -49,8 +50,6 @@ Rep = TypeVar("Rep", bound=Message)
 
 LEASE_MARGIN_S = 1.0
 """The client stops trusting its leases this long before the master may give them away."""
-RECALL_LIMIT_S = 20.0
-"""A session that leaves a recall unanswered for so long loses its leases, however often it renews them."""
 TRY_S = 10.0
 """One attempt at a call; a recall or a restarted master may hold an answer back for a lease's length."""
 RESUME_S = 3.0

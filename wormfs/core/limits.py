@@ -22,6 +22,9 @@ INLINE_MAX_BYTES = 64 * 1024
 A file no longer than this lives wholly inside the metadata.
 """
 
+RECALL_LIMIT_S = 20.0
+"""A session that leaves a recall unanswered for so long loses its leases, however often it renews them."""
+
 LISTING_PAGE_DEFAULT = 1_000
 FILE_MAP_PAGE_DEFAULT = 256
 ALLOCATE_MAX = 64

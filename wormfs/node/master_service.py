@@ -37,7 +37,7 @@ from wormfs.core.errors import (
     WormError,
 )
 from wormfs.core.leases import LeaseTable, Recall, first_recall_of
-from wormfs.core.limits import ALLOCATE_MAX
+from wormfs.core.limits import ALLOCATE_MAX, RECALL_LIMIT_S
 from wormfs.core.placement import place_stripes
 from wormfs.core.state import Touch
 from wormfs.metadata.machine import Machine, Outcome
@@ -52,7 +52,6 @@ from wormfs.rpc.v1 import filesystem_pb2, metadata_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 
-RECALL_LIMIT_S = 20.0
 TICK_S = 0.25
 _OURSELVES = RequestContext(None, "stream", "this node's repair")
 

@@ -16,10 +16,6 @@ pytestmark = pytest.mark.timeout(60)
 LIMIT_S = 5.0
 
 
-def test_clients_know_for_how_long_the_master_waits() -> None:
-    assert session.RECALL_LIMIT_S == master_service.RECALL_LIMIT_S
-
-
 @pytest.mark.parametrize(
     "moved",
     [
