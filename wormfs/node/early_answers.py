@@ -83,13 +83,14 @@ class EarlyAnswers:
             return False
         entries = self._machine.unsettled(keeper.pushed)
         if entries:
+            keeper.told = entries[-1].sequence
             if not keeper.pushing:  # one push for all answers that leave together, ahead of them
+                keeper.pushing = True
                 try:
                     connection.push_unmade(partial(self._entries, keeper))
                 except UnavailableError:
+                    keeper.pushing = False
                     return False  # it does not read: the answer waits, and they are pushed with a later one
-                keeper.pushing = True
-            keeper.told = entries[-1].sequence
         return True
 
     def _entries(self, keeper: _Keeper) -> metadata_pb2.KeepEntries:

@@ -37,6 +37,7 @@ class Connection:
     def __init__(self) -> None:
         self.kept = KeptEntries()
         self.reads = True
+        self.sends_at_once = False
         self.gaps = 0
         self.unmade: list[Callable[[], metadata_pb2.KeepEntries]] = []
 
@@ -44,6 +45,8 @@ class Connection:
         if not self.reads:
             raise UnavailableError("the peer has stopped reading")
         self.unmade.append(make)
+        if self.sends_at_once:
+            self.send()
 
     def send(self) -> int:
         """What waits leaves; answers how many messages that were."""
@@ -84,6 +87,14 @@ def test_entries_that_could_not_be_pushed_are_pushed_later() -> None:
     assert early == [True, False, True]
     assert master.end.kept.all() == [b"10", b"11", b"12"]
     assert master.end.gaps == 0
+
+
+def test_a_push_that_leaves_at_once_has_what_the_answer_tells() -> None:
+    master = Master()
+    master.end.sends_at_once = True
+    assert master.answers(10)
+    assert master.answers(11)
+    assert (master.end.kept.all(), master.end.gaps) == ([b"10", b"11"], 0)
 
 
 def test_answers_that_leave_together_share_a_push() -> None:

@@ -66,12 +66,17 @@ def test_a_forgotten_node_cannot_beat_for_another(members: Members, clock: Clock
 def test_a_node_does_not_speak_for_a_disk_that_was_moved_to_another(members: Members) -> None:
     """Its disk is in another server by now, and offline there."""
     old = register(members, "old", "u1")
+    disk = old.disks[0].number
+
+    def tells_that_it_is_away(node: int) -> None:
+        away = cluster_pb2.HeartbeatRequest(cluster_id=members.map().cluster_id, node=node)
+        away.disks.add(number=disk, uuid="u1", state=cluster_pb2.DISK_STATE_OFFLINE)
+        assert members.heartbeat(away)
+        assert not members.is_online(disk)
+
+    tells_that_it_is_away(old.node)
     new = register(members, "new", "u1")
-    disk = new.disks[0].number
-    assert (disk, new.node) == (old.disks[0].number, old.node + 1)
-    silent = cluster_pb2.HeartbeatRequest(cluster_id=members.map().cluster_id, node=new.node)
-    silent.disks.add(number=disk, uuid="u1", state=cluster_pb2.DISK_STATE_OFFLINE)
-    assert members.heartbeat(silent)
-    assert not members.is_online(disk)
+    assert (new.disks[0].number, new.node) == (disk, old.node + 1)
+    tells_that_it_is_away(new.node)
     beat(members, old)
     assert not members.is_online(disk)
