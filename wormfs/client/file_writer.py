@@ -311,8 +311,6 @@ class FileWriter:
             reply = await self._session.command(METADATA_COMMIT_WRITE, request)
         except (UnavailableError, trio.Cancelled):
             state.unanswered[request.caller.operation] = None
-            state.fresh = False  # whoever needs the map or the write lease next asks, and sees what was done
-            state.mark_stale()
             raise
         attributes = reply.message.attributes
         if attributes.change > state.attributes.change:  # the answer to a later commit may have come first
