@@ -80,6 +80,7 @@ async def test_a_session_with_nothing_to_do_says_at_once_that_it_resumed(tmp_pat
                 await trio.sleep(0.01)
 
 
+@pytest.mark.unsampled
 async def test_a_call_that_the_master_holds_back_is_waited_for(tmp_path: Path) -> None:
     """Its connection is not given up: the master says on it that it is master."""
     async with masters(tmp_path) as made, made.mount("one") as one, trio.open_nursery() as nursery:

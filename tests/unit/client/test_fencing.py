@@ -16,13 +16,8 @@ pytestmark = pytest.mark.timeout(60)
 LIMIT_S = 5.0
 
 
-@pytest.mark.parametrize(
-    "moved",
-    [
-        pytest.param(False, id="one connection"),
-        pytest.param(True, id="a new one meanwhile", marks=pytest.mark.unsampled),
-    ],
-)
+@pytest.mark.unsampled
+@pytest.mark.parametrize("moved", [False, True], ids=["one connection", "a new one meanwhile"])
 async def test_a_fenced_session_has_stopped_to_trust_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
 ) -> None:

@@ -85,6 +85,7 @@ async def test_what_was_recalled_behind_an_answer_that_was_held_back_is_not_cach
         assert told["one, other"][1] > 0  # it was held back as well, and nobody changed it
 
 
+@pytest.mark.unsampled
 async def test_an_answer_to_a_recall_of_a_master_before_is_none_to_the_next(tmp_path: Path) -> None:
     async with (
         masters(tmp_path) as made,

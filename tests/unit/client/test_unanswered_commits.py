@@ -112,6 +112,7 @@ async def test_commits_of_many_stripes_without_answers_are_ones_own(tmp_path: Pa
         assert await content(made, stripes, len(wanted)) == wanted
 
 
+@pytest.mark.unsampled
 async def test_a_file_changed_since_an_unanswered_commit_is_not_written_over(tmp_path: Path) -> None:
     stripes = Stripes()
     async with masters(tmp_path) as made, mounted(made, stripes) as one:
@@ -196,6 +197,7 @@ async def rewrite_end(mount: Mount, handle: Handle) -> None:
     await mount.fs.write(handle, 9, b"b" * IN_STRIPES_BYTES)
 
 
+@pytest.mark.unsampled
 async def test_what_an_unanswered_commit_replaced_is_not_asked_for(tmp_path: Path) -> None:
     """Its chunks are collected: a recall has the bytes written over those of the commit itself."""
     stripes = Stripes()
