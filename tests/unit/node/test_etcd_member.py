@@ -349,6 +349,7 @@ async def until_voting(metadata: MetadataConfig, voters: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.unsampled
 async def test_a_lost_member_is_taken_out_and_another_one_added(
     tmp_path: Path, rounds: Callable[[int, int], int], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -705,6 +705,7 @@ async def test_tls_both_ways(tmp_path: Path) -> None:
             assert await value_of(client, b"tls") == b"1"
 
 
+@pytest.mark.unsampled
 async def test_what_is_wrong_with_tls_is_told_in_one_line(tmp_path: Path) -> None:
     tls, other = make_certificates(tmp_path / "tls"), make_certificates(tmp_path / "other")
 
