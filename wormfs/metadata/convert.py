@@ -129,13 +129,6 @@ _SHAPES = {event: _shape(event) for event in ev.Event.__args__}
 _BY_KIND = {shape.kind: shape for shape in _SHAPES.values()}
 
 
-def event_message(event: ev.Event) -> event_pb2.Event:
-    """An event's log record."""
-    message = event_pb2.Event()
-    fill_event(message, event)
-    return message
-
-
 def fill_event(message: event_pb2.Event, event: ev.Event) -> None:
     """Make an empty message an event's log record: where it is to stand, so that nothing is copied."""
     shape = _SHAPES[type(event)]

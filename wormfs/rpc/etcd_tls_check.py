@@ -66,10 +66,8 @@ def _with_tls(plain: socket.socket, host: str, options: EtcdOptions) -> str:
         secure = context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         return _unverified(error, options)
-    except (ssl.SSLEOFError, ConnectionResetError):
-        return "it does not speak TLS, and ca_file is given: have it do so, or take ca_file out"
-    except ssl.SSLError as error:
-        if "ALERT" in (error.reason or ""):
+    except (ssl.SSLError, ConnectionResetError) as error:
+        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
             return _refused(error, options)
         return "it does not speak TLS, and ca_file is given: have it do so, or take ca_file out"
     with secure:

@@ -41,6 +41,16 @@ async def fail_to_save(mount: Mount, handle: Handle) -> None:
         await mount.fs.fsync(handle)
 
 
+async def unanswered(made: Masters, mount: Mount, data: bytes) -> Handle:
+    """A new file of these bytes: they are committed, and it is not told."""
+    await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
+    add_disks(made)
+    handle = await new_file(mount)
+    await mount.fs.write(handle, 0, data)
+    await fail_to_save(mount, handle)
+    return handle
+
+
 async def content(made: Masters, stripes: Stripes, length: int) -> bytes:
     async with made.mount("reader") as reader:
         stripes.serve(reader.fs)
@@ -101,12 +111,8 @@ async def test_commits_of_many_stripes_without_answers_are_ones_own(tmp_path: Pa
     """Several at once, done in any order, and small bytes behind them."""
     stripes = Stripes()
     async with masters(tmp_path) as made, mounted(made, stripes) as one:
-        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
-        add_disks(made)
-        handle = await new_file(one)
         wanted = b"".join(bytes([97 + number]) * STRIPE_BYTES for number in range(3)) + b"end"
-        await one.fs.write(handle, 0, wanted)
-        await fail_to_save(one, handle)
+        handle = await unanswered(made, one, wanted)
         await change_masters(made, one)
         await one.fs.fsync(handle)
         assert await content(made, stripes, len(wanted)) == wanted
@@ -116,10 +122,7 @@ async def test_commits_of_many_stripes_without_answers_are_ones_own(tmp_path: Pa
 async def test_a_file_changed_since_an_unanswered_commit_is_not_written_over(tmp_path: Path) -> None:
     stripes = Stripes()
     async with masters(tmp_path) as made, mounted(made, stripes) as one:
-        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
-        handle = await new_file(one)
-        await one.fs.write(handle, 0, b"mine.")
-        await fail_to_save(one, handle)
+        handle = await unanswered(made, one, b"mine.")
         await one.fs.write(handle, 5, b"lost")
         await made.depose()
         change_by_another(tmp_path, handle.inode)
@@ -139,10 +142,7 @@ async def test_bytes_are_given_up_when_the_reply_is_forgotten(
     monkeypatch.setattr(session, "KEPT_BACK_MAX", 0)
     stripes = Stripes()
     async with masters(tmp_path) as made, mounted(made, stripes) as one:
-        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
-        handle = await new_file(one)
-        await one.fs.write(handle, 0, b"mine.")
-        await fail_to_save(one, handle)
+        handle = await unanswered(made, one, b"mine.")
         for name in (b"d", b"e"):
             await one.fs.make_node(ROOT_INODE, name, 0o40755, 0, 0)
         await change_masters(made, one)
@@ -173,10 +173,7 @@ async def test_what_a_session_waits_for_no_more_is_forgotten_by_the_master(tmp_p
     """Once a later commit was answered it does not matter what became of one before."""
     stripes = Stripes()
     async with masters(tmp_path) as made, mounted(made, stripes) as one:
-        await made.lead(0, lose_answers_of=METADATA_COMMIT_WRITE)
-        handle = await new_file(one)
-        await one.fs.write(handle, 0, b"one")
-        await fail_to_save(one, handle)
+        handle = await unanswered(made, one, b"one")
         (operation,) = handle.state.unanswered
         made.answer_all()
         await one.fs.write(handle, 3, b"two")

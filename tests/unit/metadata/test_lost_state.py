@@ -12,7 +12,7 @@ from wormfs.core import events as ev
 from wormfs.core.errors import UnavailableError
 from wormfs.core.types import Policy
 from wormfs.metadata import members as files
-from wormfs.metadata.convert import event_message
+from wormfs.metadata.convert import fill_event
 from wormfs.metadata.keeper import StateKeeper
 from wormfs.metadata.log_port import LogRecord
 from wormfs.metadata.machine import Machine
@@ -163,7 +163,7 @@ def test_a_start_without_room_is_refused_in_one_line(disk: Path) -> None:
 def record(sequence: int) -> LogRecord:
     entry = event_pb2.LogEntry(sequence=sequence, epoch=1, time_ns=sequence)
     event = ev.NodeRegistered(sequence, f"n{sequence}", ("x:1",), "", "")
-    entry.events.append(event_message(event))
+    fill_event(entry.events.add(), event)
     return LogRecord(sequence, entry.SerializeToString())
 
 

@@ -11,7 +11,7 @@ from tests.unit.metadata.test_lost_state import bar, record, unbar
 from wormfs.core import events as ev
 from wormfs.core.errors import DataLossError, UnavailableError, WrongClusterError
 from wormfs.core.types import Policy
-from wormfs.metadata.convert import event_message
+from wormfs.metadata.convert import fill_event
 from wormfs.metadata.etcd_keys import EtcdKeys
 from wormfs.metadata.etcd_log import head_value
 from wormfs.metadata.etcd_seed import refuse_other_history
@@ -43,7 +43,7 @@ def disk(tmp_path: Path) -> Path:
     made.mkdir()
     replica = Replica.open([made])
     formed = event_pb2.LogEntry(sequence=1, epoch=1, time_ns=1)
-    formed.events.append(event_message(ev.ClusterFormed("own", "c", Policy(2, 1, 65536))))
+    fill_event(formed.events.add(), ev.ClusterFormed("own", "c", Policy(2, 1, 65536)))
     replica.apply([LogRecord(1, formed.SerializeToString())])
     for sequence in range(2, LAST + 1):
         replica.apply([record(sequence)])

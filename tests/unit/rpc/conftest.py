@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from wormfs.core.errors import NotFoundError, UnavailableError
 from wormfs.rpc import methods
+from wormfs.rpc.grpc_server import serve_grpc
 from wormfs.rpc.stream_server import Answer, DataBuffer, HeapBuffer, Registry, RequestContext, serve_streams
 from wormfs.rpc.v1 import chunk_pb2, filesystem_pb2, metadata_pb2, types_pb2
 
@@ -136,6 +139,19 @@ async def running_server(*addresses: str) -> AsyncIterator[Server]:
         server.addresses = await nursery.start(serve_streams, make_registry(server), addresses)
         with trio.fail_after(30):
             yield server
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def grpc_node(method: methods.Method[Any, Any], handler: Any) -> AsyncIterator[str]:
+    """A gRPC server of one method, and of SLOW, which is never answered; its address."""
+    registry = Registry()
+    registry.add(method, handler)
+    registry.add(SLOW, Server([]).slow)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve_grpc, registry, "127.0.0.1:0", grace_s=0.2))
+        with trio.fail_after(20):
+            yield address
         nursery.cancel_scope.cancel()
 
 

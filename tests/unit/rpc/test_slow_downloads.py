@@ -1,23 +1,19 @@
 """Downloads whose readers take their time, and those whose node says nothing more."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
 import trio
 
-from tests.unit.rpc.conftest import SLOW, Server
+from tests.unit.rpc.conftest import SLOW, grpc_node
 from wormfs.core.errors import DeadlineError
 from wormfs.rpc import methods
 from wormfs.rpc.grpc_client import GrpcClient
-from wormfs.rpc.grpc_server import serve_grpc
-from wormfs.rpc.registry import Registry, RequestContext
+from wormfs.rpc.registry import RequestContext
 from wormfs.rpc.v1 import filesystem_pb2
 
 pytestmark = pytest.mark.timeout(30)
 
-LIMIT_S = 20.0
 PATIENCE_S = 0.3
 PIECES = 8
 PIECE_BYTES = 1 << 20  # more of them than gRPC takes in for a reader that does not
@@ -32,21 +28,8 @@ async def read_stream(
         await trio.sleep_forever()
 
 
-@asynccontextmanager
-async def node() -> AsyncIterator[str]:
-    """Its address."""
-    registry = Registry()
-    registry.add(methods.FILESYSTEM_READ_STREAM, read_stream)
-    registry.add(SLOW, Server([]).slow)
-    async with trio.open_nursery() as nursery:
-        address = await nursery.start(partial(serve_grpc, registry, "127.0.0.1:0", grace_s=0.2))
-        with trio.fail_after(LIMIT_S):
-            yield address
-        nursery.cancel_scope.cancel()
-
-
 async def test_time_that_the_reader_takes_is_not_the_nodes() -> None:
-    async with node() as address:
+    async with grpc_node(methods.FILESYSTEM_READ_STREAM, read_stream) as address:
 
         def download() -> int:
             total = 0
@@ -64,7 +47,7 @@ async def test_time_that_the_reader_takes_is_not_the_nodes() -> None:
 
 @pytest.mark.parametrize("pieces", [0, 1])
 async def test_a_node_that_stalls_is_waited_for_no_longer_than_told(pieces: int) -> None:
-    async with node() as address:
+    async with grpc_node(methods.FILESYSTEM_READ_STREAM, read_stream) as address:
         taken: list[int] = []
         request = filesystem_pb2.ReadRequest(handle=1, length_bytes=pieces * PIECE_BYTES)
 

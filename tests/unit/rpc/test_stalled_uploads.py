@@ -2,18 +2,17 @@
 
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
 
-from tests.unit.rpc.conftest import ECHO, SLOW, Server
+from tests.unit.rpc.conftest import ECHO, SLOW, Server, grpc_node
 from wormfs.core.errors import DeadlineError
 from wormfs.rpc import methods
 from wormfs.rpc.grpc_client import GrpcClient
 from wormfs.rpc.grpc_server import serve_grpc
-from wormfs.rpc.registry import ClientStreamHandler, Registry, RequestContext
+from wormfs.rpc.registry import Registry, RequestContext
 from wormfs.rpc.v1 import filesystem_pb2
 
 pytestmark = pytest.mark.timeout(30)
@@ -105,21 +104,6 @@ async def test_others_are_served_while_uploads_stall() -> None:
     assert uploads.ended == [5] * UPLOADS
 
 
-@asynccontextmanager
-async def node(
-    handler: ClientStreamHandler[filesystem_pb2.WriteRequest, filesystem_pb2.WriteReply],
-) -> AsyncIterator[str]:
-    """Its address."""
-    registry = Registry()
-    registry.add(methods.FILESYSTEM_WRITE_STREAM, handler)
-    registry.add(SLOW, Server([]).slow)
-    async with trio.open_nursery() as nursery:
-        address = await nursery.start(partial(serve_grpc, registry, "127.0.0.1:0", grace_s=0.2))
-        with trio.fail_after(LIMIT_S):
-            yield address
-        nursery.cancel_scope.cancel()
-
-
 async def test_time_that_the_source_takes_is_not_the_nodes() -> None:
     """It says nothing for longer than the node may: at its begin, in between and at its end."""
     uploads = Uploads()
@@ -136,7 +120,7 @@ async def test_time_that_the_source_takes_is_not_the_nodes() -> None:
         yield filesystem_pb2.WriteRequest(data=b"345")
         let_time_pass(address)
 
-    async with node(uploads.write_stream) as address:
+    async with grpc_node(methods.FILESYSTEM_WRITE_STREAM, uploads.write_stream) as address:
 
         def upload() -> int:
             with GrpcClient(address) as client:
@@ -155,7 +139,7 @@ async def test_a_node_that_stalls_is_waited_for_no_longer_than_told(stall: str) 
         for _ in range(count):
             yield filesystem_pb2.WriteRequest(data=bytes(1 << 20))
 
-    async with node(getattr(uploads, stall)) as address:
+    async with grpc_node(methods.FILESYSTEM_WRITE_STREAM, getattr(uploads, stall)) as address:
 
         def upload() -> None:
             with GrpcClient(address) as client, pytest.raises(DeadlineError, match=address):
