@@ -123,6 +123,7 @@ class Story:
         self.known.add(self.mount / "new", Random(8).randbytes(LONG_BYTES))
         assert (self.mount / "new").stat().st_ino > STEP
         (self.mount / "doomed").unlink()
+        wait_until(lambda: not texts(problems(made), "lost-file"), "the mount has let go of doomed")
         wait_until(lambda: no_garbage(made), "garbage is collected as ever")
         assert chunks_of(made, self.later) == kept
         collected = json.loads(made.wormfs("fsck", "--collect-unknown", "--json"))

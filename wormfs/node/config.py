@@ -196,6 +196,7 @@ class NodeConfig:
     """node.yaml; config/node.yaml explains every key."""
 
     disks: tuple[Path, ...] = setting(list_of(PATH))
+    mounted_disks: bool = setting(BOOLEAN, default=False)
     name: str = setting(FULL_TEXT, default="")
     listen: str = setting(ADDRESS, default="127.0.0.1:7400")
     advertise: str = setting(optional(ADDRESS), default="")

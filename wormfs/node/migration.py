@@ -62,7 +62,7 @@ def disks_of(config: NodeConfig) -> Iterator[list[Disk]]:
     disks: list[Disk] = []
     try:
         for path in config.disks:
-            disks.append(Disk.open(path))
+            disks.append(Disk.open(path, new_where_mounted=config.mounted_disks))
         yield disks
     finally:
         for disk in disks:

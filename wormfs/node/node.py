@@ -6,8 +6,6 @@ disks' numbers, then the store, the services and last the servers: whoever conne
 
 import logging
 import uuid
-from collections.abc import Sequence
-from pathlib import Path
 
 import trio
 
@@ -34,7 +32,7 @@ async def run_node(
     Started when the servers listen. Raises ConfigError, WrongClusterError, DiskError and their like
     when the node cannot start or the master refuses it.
     """
-    disks = await trio.to_thread.run_sync(_open_disks, config.disks)
+    disks = await trio.to_thread.run_sync(_open_disks, config)
     try:
         await _Node(config, disks).run(task_status)
     finally:
@@ -43,14 +41,14 @@ async def run_node(
         log.info("stopped")
 
 
-def _open_disks(paths: Sequence[Path]) -> list[Disk]:
+def _open_disks(config: NodeConfig) -> list[Disk]:
     """Open all that can be; the others are named in the log. Raises WrongClusterError, DiskError."""
     disks: list[Disk] = []
     problems: list[str] = []
     try:
-        for path in paths:
+        for path in config.disks:
             try:
-                disks.append(Disk.open(path))
+                disks.append(Disk.open(path, new_where_mounted=config.mounted_disks))
             except DiskError as error:
                 log.error("a disk cannot be used: %s", error.message)
                 problems.append(error.message)

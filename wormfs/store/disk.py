@@ -87,18 +87,29 @@ class Disk:
         return f"<Disk {self.number} {self.path} {'online' if self.online else self.problem}>"
 
     @classmethod
-    def open(cls, path: Path, *, cluster_id: str = "", reserve_bytes: int | None = None) -> "Disk":
+    def open(
+        cls,
+        path: Path,
+        *,
+        cluster_id: str = "",
+        reserve_bytes: int | None = None,
+        new_where_mounted: bool = False,
+    ) -> "Disk":
         """Open the disk at `path`, made a disk of ours (number 0) when it is an empty or no folder.
 
         `cluster_id` "" accepts any cluster. `reserve_bytes` stay free for the metadata; by default
-        1 % of the disk, at most 1 GiB. Removes temp files of an earlier process.
+        1 % of the disk, at most 1 GiB. With `new_where_mounted` only a mount point becomes a new disk:
+        else the empty folder under a disk that is not mounted would be one. Removes temp files of an
+        earlier process.
 
-        Raises WrongClusterError, or DiskError (unreadable, in use by another process).
+        Raises WrongClusterError, or DiskError (unreadable, not mounted, in use by another process).
         """
         path = path.absolute()
         lock = -1
         try:
             if not path.is_dir():
+                if new_where_mounted:
+                    raise _not_mounted(path)
                 path.mkdir(parents=True)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -107,6 +118,8 @@ class Disk:
                 raise DiskError(f"{path}: in use by another process; stop it first") from None
             identity = _read_identity(path)
             if identity is None:
+                if new_where_mounted and not path.is_mount():
+                    raise _not_mounted(path)
                 _refuse_orphaned_chunks(path)
                 _refuse_foreign_files(path)
                 identity = {"uuid": str(uuids.uuid4()), "cluster_id": "", "node": 0, "number": 0}
@@ -324,6 +337,13 @@ def _is_identity(found: Any) -> bool:
         and len(found["uuid"]) == 36
         and isinstance(found.get("cluster_id"), str)
         and all(type(found.get(name)) is int and found[name] >= 0 for name in ("node", "number"))
+    )
+
+
+def _not_mounted(path: Path) -> DiskError:
+    return DiskError(
+        f"{path}: nothing is mounted there; mount the disk and restart the node"
+        " (`mounted_disks: false` makes plain folders new disks)"
     )
 
 

@@ -1,6 +1,7 @@
 """Buffers, layout and disk identity."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,28 @@ def test_an_empty_folder_becomes_a_disk_and_stays_it(folder: Path) -> None:
         again.assign(cluster_id=CLUSTER, node=3, number=8)
     assert again.status().total_bytes > again.status().free_bytes > 0
     again.close()
+
+
+def test_a_disk_that_is_not_mounted_is_missed_not_begun_anew(tmp_path: Path) -> None:
+    point = tmp_path / "disk"
+    with pytest.raises(DiskError, match=f"{point}: nothing is mounted there"):
+        Disk.open(point, new_where_mounted=True)
+    assert not point.exists()
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", point], check=True)
+    try:
+        disk = Disk.open(point, new_where_mounted=True)
+        uuid = disk.uuid
+        disk.close()
+    finally:
+        subprocess.run(["umount", point], check=True)
+    with pytest.raises(DiskError, match="nothing is mounted there"):
+        Disk.open(point, new_where_mounted=True)
+    assert list(point.iterdir()) == []
+    fresh = Disk.open(point)
+    assert fresh.uuid != uuid
+    fresh.close()
+    Disk.open(point, new_where_mounted=True).close()  # a disk of ours is one wherever it lies
 
 
 def test_a_disk_of_another_cluster_is_refused(folder: Path) -> None:
