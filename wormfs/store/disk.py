@@ -107,9 +107,9 @@ class Disk:
         path = path.absolute()
         lock = -1
         try:
+            if new_where_mounted:
+                _refuse_unmounted(path)
             if not path.is_dir():
-                if new_where_mounted:
-                    raise _not_mounted(path)
                 path.mkdir(parents=True)
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -118,8 +118,6 @@ class Disk:
                 raise DiskError(f"{path}: in use by another process; stop it first") from None
             identity = _read_identity(path)
             if identity is None:
-                if new_where_mounted and not path.is_mount():
-                    raise _not_mounted(path)
                 _refuse_orphaned_chunks(path)
                 _refuse_foreign_files(path)
                 identity = {"uuid": str(uuids.uuid4()), "cluster_id": "", "node": 0, "number": 0}
@@ -340,11 +338,13 @@ def _is_identity(found: Any) -> bool:
     )
 
 
-def _not_mounted(path: Path) -> DiskError:
-    return DiskError(
-        f"{path}: nothing is mounted there; mount the disk and restart the node"
-        " (`mounted_disks: false` makes plain folders new disks)"
-    )
+def _refuse_unmounted(path: Path) -> None:
+    """A folder that is no disk of ours yet must be a mount point."""
+    if not path.is_mount() and not (path / layout.IDENTITY_NAME).exists():
+        raise DiskError(
+            f"{path}: nothing is mounted there; mount the disk and restart the node"
+            " (`mounted_disks: false` makes plain folders new disks)"
+        )
 
 
 def _refuse_orphaned_chunks(path: Path) -> None:
