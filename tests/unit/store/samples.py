@@ -34,8 +34,8 @@ def header_of(key: ChunkKey, data: bytes, cluster_id: str = CLUSTER) -> ChunkHea
     )
 
 
-def open_disk(path: Path, number: int = 1, **options: int) -> Disk:
-    disk = Disk.open(path, cluster_id=CLUSTER, **options)
+def open_disk(path: Path, number: int = 1, *, reserve_bytes: int | None = None) -> Disk:
+    disk = Disk.open(path, cluster_id=CLUSTER, reserve_bytes=reserve_bytes)
     disk.assign(cluster_id=CLUSTER, node=1, number=number)
     return disk
 
